@@ -1,0 +1,116 @@
+"""The seam that every method stands on: pure methods over explicit state, and what each side may see, by type."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from pfedhr.data import Examples, Public
+from pfedhr.errors import PfedhrError
+from pfedhr.learning import Training
+from pfedhr.models import ModelSpec
+
+Metrics = dict[str, Any]
+"""What a step tells about itself, JSON-able. Names that hold "seconds" are times, and the only values that may vary."""
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class SettingError(PfedhrError, ValueError):
+    """A setting that cannot work, found before any training; the message names it, its value and a remedy."""
+
+
+class Map(Protocol):
+    """Runs independent work of the server, side by side where the engine can."""
+
+    def __call__(self, work: Callable[[Job, ServerView], Result], jobs: Sequence[Job], result: type[Result]) -> list[Result]:
+        """Return `work(job, view)` for every job in order; jobs and results must be what `parcel.pack` takes."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClientView:
+    """What a client may see: its own examples and the public data."""
+
+    id: str
+    network: ModelSpec
+    train: Examples
+    public: Public
+    training: Training
+    round: int
+    seed: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """What the server may see: no private data. `mirror`: whether a mirror image of the public data keeps its class."""
+
+    public: Public
+    mirror: bool
+    round: int
+    seed: int
+    device: torch.device
+    map: Map
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is known before the first round, for `Algorithm.check`."""
+
+    networks: Mapping[str, ModelSpec]
+    public: Public
+    training: Training
+    active: int
+
+
+class Algorithm(ABC):
+    """A method of federated learning: a frozen dataclass of hyper-parameters whose methods are pure.
+
+    States, messages and replies are dataclasses that `parcel.pack` takes, of the types that the class names. No method changes
+    its arguments, and all chance comes from `seeding` under the view's seed, round and names.
+    """
+
+    name: ClassVar[str]
+    server_state: ClassVar[type[Any]]
+    client_state: ClassVar[type[Any]]
+    message_type: ClassVar[type[Any]]
+    reply_type: ClassVar[type[Any]]
+
+    @abstractmethod
+    def check(self, setup: Setup) -> None:
+        """Raise SettingError, or what a network's own check raises, if this method cannot run on `setup`."""
+
+    @abstractmethod
+    def init_server(self, view: ServerView) -> Any:
+        """Return the server's state before the first round."""
+
+    @abstractmethod
+    def init_client(self, view: ClientView) -> Any:
+        """Return a client's state before it has ever taken part."""
+
+    @abstractmethod
+    def message(self, server: Any, client: str) -> Any:
+        """Return what goes down to `client` at the start of a round."""
+
+    @abstractmethod
+    def client_step(self, state: Any, message: Any, view: ClientView) -> tuple[Any, Any, Metrics]:
+        """Return the client's new state, what goes up, and metrics."""
+
+    @abstractmethod
+    def server_step(self, server: Any, replies: Mapping[str, Any], view: ServerView) -> tuple[Any, Metrics]:
+        """Return the server's new state and metrics, given the replies that arrived, by client."""
+
+    @abstractmethod
+    def personal_model(self, state: Any, view: ClientView) -> nn.Module:
+        """Return the network that serves the client, which is what is evaluated."""
+
+    @abstractmethod
+    def teacher_model(self, state: Any, view: ClientView) -> nn.Module | None:
+        """Return the network that the client learns from, or None if the method has none or the client holds none yet."""

@@ -1,0 +1,27 @@
+"""The mean of networks of one structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pfedhr.parcel import Tensors
+
+
+def weighted_mean(weights: Sequence[Tensors], counts: Sequence[int]) -> Tensors:
+    """Return the mean of the weights, each counted `counts` times, as FedAvg has it (McMahan et al., AISTATS 2017).
+
+    Running statistics are averaged like weights; integer counters, which have no mean, take their largest value.
+    """
+    total = sum(counts)
+
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        stacked = torch.stack(list(values))
+        if not stacked.is_floating_point():
+            return stacked.amax(0)
+        shares = torch.tensor([count / total for count in counts], dtype=stacked.dtype)
+        return torch.tensordot(shares, stacked, 1)
+
+    return {name: mean([one[name] for one in weights]) for name in weights[0]}

@@ -1,0 +1,280 @@
+"""pFedHR: the server takes the uploaded networks apart and gives each client a reassembled one as its teacher.
+
+J. Wang, X. Yang, S. Cui, L. Che, L. Lyu, D. Xu, F. Ma, "Towards Personalized Federated Learning via Heterogeneous Model
+Reassembly", NeurIPS 2023, arXiv 2308.08643. Up: the client's weights. Down: the teacher, once, when the client next takes part.
+
+Departures from the paper, which leaves them open: groups by k-medoids; a stitch only between blocks that were not neighbours;
+`light` stitches by default; a client keeps its last teacher; its own unchanged network is never its teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
+from pfedhr.algorithms.averaging import weighted_mean
+from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately, weights_of
+from pfedhr.algorithms.stopwatch import Stopwatch
+from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, rebuild, tune
+from pfedhr.data import Examples
+from pfedhr.inference import predict
+from pfedhr.learning import Training, distil
+from pfedhr.models import ModelSpec, build
+from pfedhr.parcel import Tensors
+from pfedhr.reassembly import (
+    BlockBank,
+    Groups,
+    Recipe,
+    Similarity,
+    StitchKind,
+    assemble,
+    block_similarity,
+    decompose,
+    deposit,
+    group,
+    match_logits,
+    profile,
+    propose,
+)
+from pfedhr.seeding import generator, seeded
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The server's state: teachers that wait for their clients."""
+
+    waiting: dict[str, Teacher]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A client's state: its weights, and the last teacher it was given."""
+
+    weights: Tensors
+    teacher: Teacher | None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What goes down: a teacher, if a new one waits."""
+
+    teacher: Teacher | None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What goes up: the network, its weights, and how many examples it was trained on."""
+
+    network: ModelSpec
+    weights: Tensors
+    examples: int
+
+
+@dataclass(frozen=True)
+class PFedHR(Algorithm):
+    """Personalised federated learning by heterogeneous model reassembly."""
+
+    groups: int = 4
+    """How many groups the blocks form (K); fewer are tried where no candidate exists."""
+    candidates: int = 16
+    """How many candidates are tuned at most (M)."""
+    distil_weight: float = 0.2
+    """Weight of the teacher in the client's loss (lambda in eq. 6)."""
+    temperature: float = 1.0
+    """Temperature of the distillation."""
+    teacher_max_age: int = 0
+    """Rounds for which a teacher serves; 0 = until the next one."""
+    tuning_epochs: int = 3
+    """Epochs of tuning on the public data."""
+    tuning_batch_size: int = 8
+    """Batch size of the tuning."""
+    tuning_learning_rate: float = 0.001
+    """Learning rate of the tuning."""
+    contrastive_temperature: float = 0.5
+    """Temperature of NT-Xent, for public data without labels."""
+    stitch: StitchKind = "light"
+    """light: maps stay maps; full: the paper's dense layers."""
+    repeat_groups: bool = False
+    """Whether a group may give several blocks to one candidate."""
+    average_structures: bool = False
+    """Whether uploads of one structure are averaged before grouping, for large cohorts."""
+    probe: int = 512
+    """How many public examples the blocks are compared on."""
+
+    name = "pfedhr"
+    server_state = Teachers
+    client_state = Taught
+    message_type = Lesson
+    reply_type = Upload
+
+    def check(self, setup: Setup) -> None:
+        """Raise SettingError for settings out of range or more groups than layers, DecompositionError for a network's cut."""
+        at_least = {"groups": 2, "candidates": 1, "tuning_epochs": 0, "tuning_batch_size": 1, "probe": 2}
+        at_least |= {"distil_weight": 0, "teacher_max_age": 0}
+        for setting, least in at_least.items():
+            if getattr(self, setting) < least:
+                raise SettingError(f"algorithm.{setting} = {getattr(self, setting)}: choose {least} or more")
+        for setting in ("temperature", "contrastive_temperature", "tuning_learning_rate"):
+            if not getattr(self, setting) > 0:
+                raise SettingError(f"algorithm.{setting} = {getattr(self, setting)}: choose a number above 0")
+        if not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
+            raise SettingError(
+                f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of shape "
+                f"{tuple(setup.public.inputs.shape[1:])}; give labelled public data"
+            )
+        self._check_layers(setup)
+
+    def _check_layers(self, setup: Setup) -> None:
+        """Raise SettingError if the cohort of a round may have fewer layers than there are groups."""
+        depth = {
+            network: len(decompose(build(network, 0), torch.zeros(1, *network.shape)))
+            for network in set(setup.networks.values())
+        }
+        lengths = sorted(depth[network] for network in setup.networks.values())[: setup.active]
+        fewest = lengths[0] if self.average_structures else sum(lengths)
+        if self.groups > fewest:
+            raise SettingError(
+                f"algorithm.groups = {self.groups}: a round of {setup.active} clients may have {fewest} layers only; choose at "
+                f"most {fewest} groups, more active clients, or deeper networks"
+            )
+
+    def init_server(self, view: ServerView) -> Teachers:
+        """Return no teachers."""
+        return Teachers({})
+
+    def init_client(self, view: ClientView) -> Taught:
+        """Return the client's initial weights and no teacher."""
+        return Taught(initial_weights(view), None)
+
+    def message(self, server: Teachers, client: str) -> Lesson:
+        """Return the teacher that waits for the client, if any."""
+        return Lesson(server.waiting.get(client))
+
+    def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
+        """Train on the private data beside the teacher: eq. (6)."""
+        teacher = message.teacher or state.teacher
+        useful = teacher is not None and (not self.teacher_max_age or view.round - teacher.round <= self.teacher_max_age)
+        term: Term | None = None
+        if teacher is not None and useful and self.distil_weight > 0:
+            # The teacher and the private data stay the same for the round: its logits are computed once.
+            logits = predict(rebuild(teacher).to(view.device), view.train.ready(view.device).inputs)
+
+            def beside(student: Tensor, batch: Tensor) -> Tensor:
+                return self.distil_weight * distil(student, logits[batch], self.temperature)
+
+            term = beside
+
+        weights, metrics = train_privately(view, state.weights, term)
+        return Taught(weights, teacher), Upload(view.network, weights, len(view.train)), metrics
+
+    def server_step(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> tuple[Teachers, Metrics]:
+        """Decompose, group, propose, assemble and tune, match: Algorithm 1 and eqs. (1) to (5)."""
+        waiting = {client: teacher for client, teacher in server.waiting.items() if client not in replies}
+        if not replies:
+            return Teachers(waiting), {"candidates": 0}
+        watch = Stopwatch()
+        uploads = {client: replies[client] for client in sorted(replies)}
+        sources = average_structures(uploads) if self.average_structures else uploads
+        with watch("profile_seconds"):
+            bank = _deposit(sources)
+            similarity = block_similarity(profile(bank, self._probe(view)))
+        with watch("propose_seconds"):
+            groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"))
+        with watch("assemble_seconds"):
+            drafts = [self._draft(recipe, bank, sources, view) for recipe in recipes]
+            # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
+            own = bank if sources is uploads else _deposit(uploads)
+            clones = [self._draft(Recipe(own.chain(client)), own, uploads, view) for client in uploads if drafts]
+        with watch("tune_seconds"):
+            tuned = view.map(tune, [self._tuning_job(draft) for draft in [*drafts, *clones]], Tuned)
+        with watch("match_seconds"):
+            candidates, owners = tuned[: len(drafts)], dict(zip(uploads, tuned[len(drafts) :], strict=False))
+            teachers, described = _match(owners, candidates) if drafts else ({}, {})
+        names = [[str(ref) for ref in members] for members in groups]
+        metrics: Metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
+        return Teachers(waiting | teachers), metrics
+
+    def personal_model(self, state: Taught, view: ClientView) -> nn.Module:
+        """Return the client's network."""
+        return restore(view.network, state.weights)
+
+    def teacher_model(self, state: Taught, view: ClientView) -> nn.Module | None:
+        """Return the client's last teacher, if it has one."""
+        return rebuild(state.teacher) if state.teacher else None
+
+    def _probe(self, view: ServerView) -> Tensor:
+        """Return the public examples that blocks are compared on, the same in every round."""
+        order = torch.randperm(len(view.public), generator=generator(view.seed, "probe"))
+        return view.public.take(order[: self.probe]).ready(view.device).inputs
+
+    def _search(self, similarity: Similarity, bank: BlockBank, rng: torch.Generator) -> tuple[Groups, Sequence[Recipe]]:
+        """Return groups and recipes; where the rules allow none, with the next smaller number of groups."""
+        for count in range(min(self.groups, len(bank)), 1, -1):
+            groups = group(similarity, count)
+            recipes = propose(groups, bank, limit=self.candidates, rng=rng, repeat_groups=self.repeat_groups)
+            if recipes:
+                return groups, recipes
+        return (), ()
+
+    def _draft(self, recipe: Recipe, bank: BlockBank, sources: Mapping[str, Upload], view: ServerView) -> Teacher:
+        """Return the untuned network of a recipe, its stitches' initial weights named by round and recipe."""
+        networks = {owner: sources[owner].network for owner in sorted(recipe.owners)}
+        shape = networks[recipe.blocks[0].owner].shape
+        with seeded(view.seed, view.round, str(recipe), "stitches"):
+            model = assemble(recipe, bank, shape, self.stitch)
+        return Teacher(recipe, networks, self.stitch, view.round, weights_of(model))
+
+    def _tuning_job(self, draft: Teacher) -> TuningJob:
+        training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
+        return TuningJob(draft, training, self.contrastive_temperature)
+
+
+def _deposit(uploads: Mapping[str, Upload]) -> BlockBank:
+    models = {owner: restore(upload.network, upload.weights) for owner, upload in uploads.items()}
+    return deposit(models, torch.zeros(1, *next(iter(uploads.values())).network.shape))
+
+
+def average_structures(uploads: Mapping[str, Upload]) -> dict[str, Upload]:
+    """Return one upload a structure, named by it: the mean of its clients' weights by their examples (large-N variant)."""
+    cohorts: dict[ModelSpec, list[Upload]] = {}
+    for upload in uploads.values():
+        cohorts.setdefault(upload.network, []).append(upload)
+    return {
+        network.factory: Upload(
+            network,
+            weighted_mean([member.weights for member in members], [member.examples for member in members]),
+            sum(member.examples for member in members),
+        )
+        for network, members in cohorts.items()
+    }
+
+
+def _match(owners: Mapping[str, Tuned], candidates: Sequence[Tuned]) -> tuple[dict[str, Teacher], Metrics]:
+    """Return the teacher of each client, and what the round's record says of them: eqs. (2) and (5).
+
+    A client's own unchanged chain is never its teacher: it would be the best match, and teach nothing.
+    """
+    own = {
+        (client, number)
+        for client, clone in owners.items()
+        for number, candidate in enumerate(candidates)
+        if candidate.teacher.recipe == clone.teacher.recipe
+    }
+    logits = {client: clone.logits for client, clone in owners.items()}
+    matching = match_logits(logits, [candidate.logits for candidate in candidates], own)
+    teachers = {client: candidates[number].teacher for client, number in matching.choice.items()}
+    return teachers, {
+        "teachers": {client: str(teacher.recipe) for client, teacher in teachers.items()},
+        "teacher_sizes": {client: _size(teacher, "") for client, teacher in teachers.items()},
+        "stitch_sizes": {client: _size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
+        "similarity": [[round(float(value), 6) for value in row] for row in matching.similarity],
+    }
+
+
+def _size(teacher: Teacher, parts: str | tuple[str, ...]) -> int:
+    """Return how many values the parts of a teacher whose names start so hold."""
+    return sum(value.numel() for name, value in teacher.weights.items() if name.startswith(parts))

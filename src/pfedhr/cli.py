@@ -1,0 +1,146 @@
+"""The command `pfedhr`. What a subcommand needs is imported when it is called: `pfedhr --help` must not wait for torch."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pfedhr.errors import PfedhrError
+
+if TYPE_CHECKING:
+    from pfedhr.experiment import Experiment
+
+USAGE = """\
+usage: pfedhr COMMAND ...
+
+Personalised federated learning among clients whose neural networks differ.
+
+  pfedhr run PRESET-or-FILE.toml [--out DIR] [--FIELD VALUE ...]
+                          run an experiment; `pfedhr run demo --help` lists every field
+  pfedhr run --resume DIR go on with a run that was stopped, to the same end
+  pfedhr inspect MODEL [--shape 3,32,32] [--classes 10]
+                          print a network's blocks
+  pfedhr presets          list the presets
+
+MODEL is a name of the zoo or your own as package.module:factory."""
+
+
+class UsageError(PfedhrError):
+    """A command line that says something else than the usage allows."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit with 0, or with 2 and one paragraph on stderr where the user can mend the error."""
+    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return
+    sys.path.insert(0, "")  # "module:factory" is looked for where the user stands, too
+    try:
+        if command not in COMMANDS:
+            raise UsageError(f"unknown command {command!r}: known are {', '.join(COMMANDS)}; see pfedhr --help")
+        COMMANDS[command](rest)
+    except PfedhrError as error:
+        print(f"pfedhr: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(arguments: list[str]) -> None:
+    """Run an experiment, or resume one, and print the table of clients."""
+    from rich.console import Console
+
+    from pfedhr.launch import resume, start, stored_experiment
+    from pfedhr.report.console import ProgressDisplay, better_off, client_table
+
+    stopped, arguments = _take(arguments, "--resume")
+    out, arguments = _take(arguments, "--out")
+    if stopped and (arguments or out):
+        raise UsageError("--resume takes the run's directory and nothing besides: a run goes on as it began")
+    if stopped:
+        path, experiment = Path(stopped), stored_experiment(Path(stopped))
+    else:
+        experiment = _experiment(arguments)
+        path = Path(out) if out else _free_directory(experiment.name)
+    console = Console()
+    with ProgressDisplay(console) as display:
+        outcomes = resume(path, display) if stopped else start(experiment, path, display)
+    console.print(client_table(outcomes, experiment.algorithm.name), better_off(outcomes), f"written to {path}", sep="\n")
+
+
+def inspect(arguments: list[str]) -> None:
+    """Print a network's blocks: their types, shapes, parameters and names."""
+    from rich.console import Console
+
+    from pfedhr.models import ModelSpec
+    from pfedhr.report.console import block_table
+
+    shape, arguments = _take(arguments, "--shape")
+    classes, arguments = _take(arguments, "--classes")
+    if len(arguments) != 1:
+        raise UsageError("pfedhr inspect takes one MODEL, as in: pfedhr inspect cnn1 --shape 3,32,32 --classes 10")
+    try:
+        spec = ModelSpec(arguments[0], tuple(map(int, (shape or "3,32,32").split(","))), int(classes or 10))
+    except ValueError as error:
+        raise UsageError(f"--shape takes numbers with commas, --classes one number: {error}") from error
+    Console().print(block_table(spec))
+
+
+def list_presets(arguments: list[str]) -> None:
+    """Print the presets, each with the comment that it begins with."""
+    from pfedhr.experiment import presets
+
+    if arguments:
+        raise UsageError(f"pfedhr presets takes no arguments, not {' '.join(arguments)}")
+    for name, text in presets().items():
+        print(f"{name:<16}{text.splitlines()[0].lstrip('# ')}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run, "inspect": inspect, "presets": list_presets}
+
+
+def _experiment(arguments: list[str]) -> Experiment:
+    """Return the named experiment with the fields that the command line sets."""
+    import tyro
+
+    from pfedhr.experiment import Experiment, algorithm_class, load_experiment
+
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError("pfedhr run takes a preset or a file first, as in: pfedhr run demo; see pfedhr presets")
+    experiment = load_experiment(arguments[0])
+    method, settings = _take(arguments[1:], "--algorithm.name")
+    if method and method != experiment.algorithm.name:
+        experiment = replace(experiment, algorithm=algorithm_class(method, "the command line")())
+    words = {"true": "True", "false": "False"}  # as TOML writes them
+    return tyro.cli(
+        Experiment,
+        prog=f"pfedhr run {arguments[0]}",
+        description=f"Fields of {arguments[0]}; --algorithm.name {experiment.algorithm.name} decides which it has. "
+        "Besides: --out DIR, the directory to write to.",
+        args=[words.get(word, word) for word in settings],
+        default=experiment,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+    )
+
+
+def _take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Return the value of `option`, written with a space or "=", and the arguments without it."""
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name != option:
+            continue
+        if equals:
+            return value, arguments[:place] + arguments[place + 1 :]
+        if place + 1 == len(arguments):
+            raise UsageError(f"{option} needs a value")
+        return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
+    return None, arguments
+
+
+def _free_directory(name: str) -> Path:
+    """Return runs/NAME, or runs/NAME-2 and so on: the first that does not exist."""
+    candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(path for path in candidates if not path.exists())

@@ -1,0 +1,81 @@
+"""What is learnt from: labelled examples, and examples whose labels are withheld by type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pfedhr.errors import PfedhrError
+
+
+class DataError(PfedhrError, ValueError):
+    """Data that is missing, damaged or cannot be shared out as asked; the message names place and remedy."""
+
+
+def ready(inputs: Tensor, device: torch.device) -> Tensor:
+    """Return `inputs` as a network takes them: uint8 images scaled from 0..255 to [-1, 1], all else as is."""
+    inputs = inputs.to(device)
+    return inputs.float().div_(127.5).sub_(1.0) if inputs.dtype == torch.uint8 else inputs
+
+
+def check_labels(place: str, labels: Tensor, classes: int) -> None:
+    """Raise DataError, naming `place`, unless all `labels` (n,) int64, n >= 1, lie in [0, classes)."""
+    lowest, highest = (int(label) for label in labels.aminmax())
+    if lowest < 0 or highest >= classes:
+        raise DataError(
+            f"{place} has labels from {lowest} to {highest}, but there are {classes} classes: number the "
+            "labels from 0 to classes - 1"
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled examples: `inputs` (n, ...), uint8 images or tensors of any dtype; `labels` (n,) int64."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.inputs.shape[:1]:
+            raise DataError(
+                f"labels of shape {tuple(self.labels.shape)} and type {self.labels.dtype} for inputs of "
+                f"shape {tuple(self.inputs.shape)}: give one int64 label an example"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> Examples:
+        """Return the examples at `index` (k,) int64, in that order, as a copy."""
+        return Examples(self.inputs[index], self.labels[index])
+
+    def ready(self, device: torch.device) -> Examples:
+        """Return the examples on `device`, as a network takes them."""
+        return Examples(ready(self.inputs, device), self.labels.to(device))
+
+    def without_labels(self) -> Unlabelled:
+        """Return the inputs alone."""
+        return Unlabelled(self.inputs)
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Examples whose labels are withheld: `inputs` (n, ...), as in `Examples`."""
+
+    inputs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, index: Tensor) -> Unlabelled:
+        """Return the examples at `index` (k,) int64, in that order, as a copy."""
+        return Unlabelled(self.inputs[index])
+
+    def ready(self, device: torch.device) -> Unlabelled:
+        """Return the examples on `device`, as a network takes them."""
+        return Unlabelled(ready(self.inputs, device))
+
+
+Public = Examples | Unlabelled

@@ -1,0 +1,144 @@
+"""Where examples come from: the embedded set, published files, the hub, or a function of the user's own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import io
+import lzma
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+
+from pfedhr.data.examples import DataError, Examples, check_labels
+from pfedhr.data.files import Layout, read
+from pfedhr.data.formats import CLASSES, cifar_part, damaged, idx_part, pool, svhn_part
+from pfedhr.data.hub import load_from_hub, on_hub
+
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+_MNIST = Layout("mnist", IDX_FILES, ("mnist", ""), "http://yann.lecun.com/exdb/mnist/", ("", ".gz"))
+FASHION = Layout(
+    "fashion-mnist",
+    IDX_FILES,
+    ("fashion-mnist", ""),
+    "https://github.com/zalandoresearch/fashion-mnist",
+    ("", ".gz"),
+)
+_CIFAR = Layout(
+    "cifar-10",
+    (*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin"),
+    ("cifar-10-batches-bin", "cifar-10", ""),
+    "https://www.cs.toronto.edu/~kriz/cifar.html (the binary version, unpacked)",
+)
+_SVHN = Layout(
+    "svhn",
+    ("train_32x32.mat", "test_32x32.mat"),
+    ("svhn", ""),
+    "http://ufldl.stanford.edu/housenumbers/ (format 2, cropped digits)",
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A whole data set: the official train and test parts pooled in that order, labels in [0, classes).
+
+    Published sets hold uint8 images (n, channels, height, width); a set of the user's own may hold tensors of
+    any dtype and shape. `mirror` says whether a left-right mirror image keeps its class. DataError if a label
+    is out of range.
+    """
+
+    name: str
+    examples: Examples
+    classes: int
+    mirror: bool
+
+    def __post_init__(self) -> None:
+        if len(self.examples) == 0:
+            raise DataError(f"data set {self.name!r} holds no examples: give it some")
+        check_labels(f"data set {self.name!r}", self.examples.labels, self.classes)
+
+
+def load(name: str, directory: str = "", hub: bool = False) -> Dataset:
+    """Return the data set `name`, read from files in `directory` or in the folder there that bears its name.
+
+    `name` is one of `NAMES`, or "package.module:function", which is called with `directory` and returns a
+    `Dataset`. `hub` takes mnist, fashion-mnist, cifar-10 and svhn from the Hugging Face hub instead.
+    DataError says which name is unknown, which file is missing, damaged or refused, and what to do.
+    """
+    if ":" in name:
+        return _own(name, directory)
+    if name not in _READERS:
+        hint = "".join(f"did you mean {near!r}? " for near in difflib.get_close_matches(name, NAMES, 1))
+        raise DataError(
+            f"{name!r} is not a known data set: {hint}give one of {', '.join(NAMES)}, or 'package.module:function' for your own"
+        )
+    reader, mirror = _READERS[name]
+    examples = load_from_hub(name) if hub and on_hub(name) else reader(directory)
+    return Dataset(name, examples, CLASSES, mirror)
+
+
+def _embedded(directory: str) -> Examples:
+    place = resources.files("pfedhr.data") / "embedded" / "fashion-mini.tar.xz"
+    with tarfile.open(fileobj=io.BytesIO(lzma.decompress(place.read_bytes()))) as archive:
+        contents = [archive.extractfile(file) for file in IDX_FILES]
+        return _idx_pool([(content.read(), f"{place}/{content.name}") for content in contents if content])
+
+
+def _idx(layout: Layout) -> Callable[[str], Examples]:
+    return lambda directory: _idx_pool([(read(path), str(path)) for path in layout.find(directory)])
+
+
+def _idx_pool(contents: list[tuple[bytes, str]]) -> Examples:
+    return pool([idx_part(contents[0], contents[1]), idx_part(contents[2], contents[3])])
+
+
+def _cifar(directory: str) -> Examples:
+    parts = [cifar_part(read(path), str(path)) for path in _CIFAR.find(directory)]
+    # The format has no header that tells its length; the files are equally long, so a short one shows.
+    longest = max(len(part.labels) for part in parts)
+    for part in parts:
+        if len(part.labels) != longest:
+            raise damaged(part.place, f"holds {len(part.labels)} images where another file holds {longest}")
+    return pool(parts)
+
+
+def _svhn(directory: str) -> Examples:
+    return pool([svhn_part(path) for path in _SVHN.find(directory)])
+
+
+_READERS: dict[str, tuple[Callable[[str], Examples], bool]] = {
+    "fashion-mini": (_embedded, True),
+    "mnist": (_idx(_MNIST), False),
+    "fashion-mnist": (_idx(FASHION), True),
+    "cifar-10": (_cifar, True),
+    "svhn": (_svhn, False),
+}
+NAMES = tuple(_READERS)
+
+
+def _own(name: str, directory: str) -> Dataset:
+    module_name, _, function_name = name.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
+        raise DataError(f"data set {name!r} is not of the form 'package.module:function': name your function so")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the user's module was found; something that it imports was not
+        raise DataError(
+            f"data set {name!r}: there is no module {error.name!r} to import; install it, or put its folder on PYTHONPATH"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise DataError(f"data set {name!r}: {module_name} has no function {function_name!r}; name one that it has")
+    dataset = function(directory)
+    if not isinstance(dataset, Dataset):
+        raise DataError(f"data set {name!r}: the function returned {type(dataset).__name__}; return a pfedhr.data.Dataset")
+    return dataset

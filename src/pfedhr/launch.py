@@ -1,0 +1,125 @@
+"""From an experiment to its results: data, networks, checks, rounds, files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from pfedhr.algorithm import Setup
+from pfedhr.algorithms.local import Local
+from pfedhr.data import Federation, build_federation
+from pfedhr.experiment import Experiment, dump, parse
+from pfedhr.federate import RoundResult, federate, start_progress
+from pfedhr.models import ModelSpec, build, check_last_batch, check_logits
+from pfedhr.parcel import Tensors, unpack
+from pfedhr.run import ClientOutcome, RunDirectory
+from pfedhr.transport import Cohort, InProcess, Scores, Workers
+
+
+class Watcher(Protocol):
+    """Told of what happens; a run has a `label`, the name of its method."""
+
+    def begin(self, label: str, rounds: int, done: int) -> None:
+        """A run of `rounds` begins, or goes on after `done` of them."""
+        ...
+
+    def end_round(self, label: str, result: RoundResult) -> None:
+        """A round has ended."""
+        ...
+
+
+def prepare(experiment: Experiment) -> Cohort:
+    """Return the data and networks of an experiment, once all that can be known before training is in order.
+
+    Raises DataError, ModelError, DecompositionError or SettingError.
+    """
+    federation = build_federation(experiment.data, experiment.public, experiment.clients.count, experiment.seed)
+    dealt = experiment.clients.models
+    networks = {
+        client: ModelSpec(dealt[number % len(dealt)], federation.shape, federation.classes)
+        for number, client in enumerate(federation.clients)
+    }
+    training = experiment.plan.training
+    for network in set(networks.values()):
+        check_logits(network)
+    for client, network in networks.items():
+        count = len(federation.clients[client].train)
+        check_last_batch(network, count, training.batch_size, f"plan.batch_size and client {client}")
+    experiment.algorithm.check(Setup(networks, federation.public, training, experiment.plan.active))
+    return Cohort(federation, networks, training, experiment.seed, experiment.torch_device)
+
+
+def start(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
+    """Run an experiment in the new directory `path`; return how each client ended.
+
+    Nothing is written before the experiment has been checked. Raises RunError if `path` is not empty.
+    """
+    cohort = prepare(experiment)
+    RunDirectory.create(path, dump(experiment))
+    return _run(experiment, cohort, path, watch)
+
+
+def stored_experiment(path: Path) -> Experiment:
+    """Return the experiment of the run in `path`. Raises RunError if there is none."""
+    return parse(RunDirectory.open(path).experiment, f"{path}/experiment.toml")
+
+
+def resume(path: Path, watch: Watcher) -> list[ClientOutcome]:
+    """Take up the run in `path` where it was left, to the same end as if it had never stopped. Raises RunError."""
+    experiment = stored_experiment(path)
+    return _run(experiment, prepare(experiment), path, watch)
+
+
+def _run(experiment: Experiment, cohort: Cohort, path: Path, watch: Watcher) -> list[ClientOutcome]:
+    """Run, or go on with, the clients alone and then the method itself, on the same workers."""
+    with Workers(cohort, experiment.workers) as workers:
+        alone: dict[str, float] = {}
+        if experiment.compare_local and not isinstance(experiment.algorithm, Local):
+            below = path / "local"
+            reference = replace(experiment, algorithm=Local(), compare_local=False)
+            exists = (below / "experiment.toml").exists()
+            directory = RunDirectory.open(below) if exists else RunDirectory.create(below, dump(reference))
+            alone = {one.client: one.accuracy for one in _rounds(reference, workers, directory, watch, {})}
+        return _rounds(experiment, workers, RunDirectory.open(path), watch, alone)
+
+
+def _rounds(
+    experiment: Experiment, workers: Workers, directory: RunDirectory, watch: Watcher, alone: dict[str, float]
+) -> list[ClientOutcome]:
+    """Run the rounds that are left, and write the final files."""
+    cohort, algorithm = workers.cohort, experiment.algorithm
+    engine = InProcess(algorithm, workers, directory)
+    clients = list(cohort.federation.clients)
+    schedule = experiment.plan.schedule
+    progress = directory.progress or start_progress(algorithm, engine.server_view(0), clients)
+    watch.begin(algorithm.name, schedule.rounds, progress.round)
+    for result in federate(algorithm, engine, engine.server_view, clients, schedule, experiment.seed, progress):
+        directory.end_round(result)
+        watch.end_round(algorithm.name, result)
+        progress = result.progress
+    outcomes: list[ClientOutcome] = []
+    weights: dict[str, Tensors] = {}
+    for client in clients:
+        view = cohort.client_view(client, progress.round)
+        state = directory.load(client)
+        own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
+        weights[client] = dict(algorithm.personal_model(own, view).state_dict())
+        outcomes.append(_outcome(client, cohort.federation, cohort.networks[client], progress.scores[client], alone))
+    directory.finish(outcomes, weights)
+    return outcomes
+
+
+def _outcome(client: str, federation: Federation, network: ModelSpec, scores: Scores, alone: dict[str, float]) -> ClientOutcome:
+    data = federation.clients[client]
+    return ClientOutcome(
+        client=client,
+        model=network.factory,
+        parameters=sum(value.numel() for value in build(network, 0).parameters()),
+        train=len(data.train),
+        test=len(data.test),
+        classes=tuple(data.train.labels.unique().tolist()),
+        accuracy=scores.own.accuracy,
+        teacher_accuracy=scores.teacher.accuracy if scores.teacher else None,
+        alone_accuracy=alone.get(client),
+    )

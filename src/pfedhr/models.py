@@ -1,0 +1,103 @@
+"""Networks by name: one of the zoo or a user's own "package.module:factory", and what can be known of them before training."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pfedhr.inference import inference
+from pfedhr.seeding import seeded
+from pfedhr.zoo import ZOO, ModelError, Shape
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What it takes to make a network again: a name of the zoo or "package.module:factory", the input shape, the classes."""
+
+    factory: str
+    shape: tuple[int, ...]
+    classes: int
+
+
+def build(spec: ModelSpec, seed: int, *path: int | str) -> nn.Module:
+    """Make the network of `spec` with initial weights named by `seed` and `path`.
+
+    Raises ModelError if there is no such factory, or if it fails or returns anything but a module.
+    """
+    factory = _find(spec.factory)
+    try:
+        with seeded(seed, *path):
+            model = factory(spec.shape, spec.classes)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"model {spec.factory!r} failed when called with shape {spec.shape} and {spec.classes} classes: "
+            f"{type(error).__name__}: {error}. A factory takes (shape, classes) and returns an nn.Module"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model {spec.factory!r} returned a {type(model).__name__}: a factory must return an nn.Module")
+    return model
+
+
+def check_logits(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> None:
+    """Raise ModelError unless the network of `spec` maps a batch of two to logits (2, classes)."""
+    model = build(spec, 0)
+    try:
+        with inference(model):
+            logits = model(torch.zeros(2, *spec.shape, dtype=dtype))
+    except Exception as error:
+        raise ModelError(
+            f"model {spec.factory!r} failed on a batch of two inputs of shape {spec.shape}: {type(error).__name__}: "
+            f"{error}. Choose a network made for this shape, or data of the shape it needs"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, spec.classes):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(
+            f"model {spec.factory!r} gave {got} for a batch of two, where (2, {spec.classes}) was expected: a network must "
+            f"return one logit a class; let its last layer have {spec.classes} outputs and return that tensor alone"
+        )
+
+
+def check_last_batch(spec: ModelSpec, examples: int, batch_size: int, place: str) -> None:
+    """Raise ModelError if an epoch over `examples` ends in a batch of one that the network cannot be trained on.
+
+    A batch norm over a single value has no variance. `place` says whose examples they are and which setting divides them.
+    """
+    if batch_size > 1 and examples % batch_size != 1:
+        return
+    model = build(spec, 0).train()
+    try:
+        model(torch.zeros(1, *spec.shape))
+    except ValueError as error:
+        raise ModelError(
+            f"{place}: {examples} examples in batches of {batch_size} leave a batch of one, and model {spec.factory!r} cannot "
+            f"be trained on it ({error}): choose another batch size, or a network without batch norm on single values"
+        ) from error
+
+
+def _find(name: str) -> Callable[[Shape, int], Any]:
+    """Return the factory called `name`; raise ModelError naming the nearest known names."""
+    if name in ZOO:
+        return ZOO[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, ZOO, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ModelError(f"unknown model {name!r}: {hint}known are {', '.join(ZOO)}, or your own as 'package.module:factory'")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"model {name!r} was not found: {error}. Write 'package.module:factory', and install the package or start "
+            f"in the folder that holds it"
+        ) from error
+    if not callable(factory):
+        raise ModelError(f"model {name!r} is a {type(factory).__name__}, not a function of (shape, classes)")
+    return factory

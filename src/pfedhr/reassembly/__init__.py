@@ -1,0 +1,41 @@
+"""Taking networks apart and putting new ones together. Pure: knows nothing of clients, rounds or federated learning."""
+
+from pfedhr.reassembly.bank import BlockBank, BlockRef, deposit
+from pfedhr.reassembly.blocks import Block, decompose, run_chain
+from pfedhr.reassembly.grouping import Groups, group
+from pfedhr.reassembly.matching import Matching, agreement, match, match_logits
+from pfedhr.reassembly.recipes import RULES, Recipe, Rules, Search, propose
+from pfedhr.reassembly.similarity import Profile, Similarity, block_similarity, cka, hsic, profile
+from pfedhr.reassembly.stitching import StitchError, StitchKind, assemble, stitch
+from pfedhr.reassembly.tracing import DecompositionError
+
+__all__ = [
+    "RULES",
+    "Block",
+    "BlockBank",
+    "BlockRef",
+    "DecompositionError",
+    "Groups",
+    "Matching",
+    "Profile",
+    "Recipe",
+    "Rules",
+    "Search",
+    "Similarity",
+    "StitchError",
+    "StitchKind",
+    "agreement",
+    "assemble",
+    "block_similarity",
+    "cka",
+    "decompose",
+    "deposit",
+    "group",
+    "hsic",
+    "match",
+    "match_logits",
+    "profile",
+    "propose",
+    "run_chain",
+    "stitch",
+]

@@ -1,0 +1,162 @@
+"""Candidates as data: which blocks of whose networks, in which order, may make a new network (Algorithm 1 of pFedHR)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from pfedhr.reassembly.bank import BlockBank, BlockRef
+from pfedhr.reassembly.blocks import OPERATIONS
+from pfedhr.reassembly.grouping import Groups
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network to be: blocks in the order in which they run."""
+
+    blocks: tuple[BlockRef, ...]
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.blocks))
+
+    @property
+    def owners(self) -> frozenset[str]:
+        """The networks that the blocks come from."""
+        return frozenset(ref.owner for ref in self.blocks)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a chain of blocks holds: kinds of operation, and groups by their place in the list of groups."""
+
+    operations: frozenset[str] = frozenset()
+    groups: frozenset[int] = frozenset()
+
+    def reach(self, operation: str, group: int) -> Coverage:
+        """Return what is covered with one more block."""
+        return Coverage(self.operations | {operation}, self.groups | {group})
+
+
+StepRule = Callable[[BlockRef, BlockRef, BlockBank], bool]
+WholeRule = Callable[[Coverage, Coverage], bool]
+
+
+def increasing_index(last: BlockRef, following: BlockRef, bank: BlockBank) -> bool:
+    """R1: a block follows blocks of smaller index only, whichever networks they come from."""
+    return following.index > last.index
+
+
+def operation_order(last: BlockRef, following: BlockRef, bank: BlockBank) -> bool:
+    """R2: operations come in their natural order; a fully connected block is never followed by a convolution."""
+    return OPERATIONS.index(bank[following].op) >= OPERATIONS.index(bank[last].op)
+
+
+def every_operation(found: Coverage, wanted: Coverage) -> bool:
+    """R3: every kind of operation of the cohort occurs."""
+    return found.operations == wanted.operations
+
+
+def every_group(found: Coverage, wanted: Coverage) -> bool:
+    """R4: every group gives a block."""
+    return found.groups == wanted.groups
+
+
+@dataclass(frozen=True)
+class Rules:
+    """`steps` hold between neighbours, `wholes` for a complete chain. R1 must be among the steps: it bounds the search."""
+
+    steps: tuple[StepRule, ...] = (increasing_index, operation_order)
+    wholes: tuple[WholeRule, ...] = (every_operation, every_group)
+
+
+RULES = Rules()
+
+
+class Search:
+    """All chains that the rules allow, counted exactly and reached by number, without listing them.
+
+    What may still follow a chain depends on its last block and on what it covers, not on how it came about. So the number of
+    ways to go on is known for each such state once, and the chain of any number is found by walking down these counts.
+    """
+
+    def __init__(self, groups: Groups, bank: BlockBank, rules: Rules, repeat_groups: bool) -> None:
+        if increasing_index not in rules.steps:
+            raise ValueError("rules without increasing_index (R1) allow chains without end: add it to the steps")
+        self._bank, self._rules, self._repeat = bank, rules, repeat_groups
+        self._group = {ref: at for at, members in enumerate(groups) for ref in members}
+        self._wanted = Coverage(bank.operations, frozenset(range(len(groups))))
+        self._count = cache(self._count_onward)
+        self._followers = cache(self._find_followers)
+        self._reach = cache(Coverage.reach)
+
+    @property
+    def total(self) -> int:
+        """The number of chains; it may exceed 64 bits."""
+        return self._count(None, Coverage())
+
+    def chain(self, number: int) -> Recipe:
+        """Return chain `number`, 0 <= number < total, in the order of (index, owner) from the first block on."""
+        chain: list[BlockRef] = []
+        last, covered = None, Coverage()
+        while number > 0 or not self._complete(last, covered):
+            number -= self._complete(last, covered)
+            for ref, reached in self._steps(last, covered):
+                onward = self._count(ref, reached)
+                if number < onward:
+                    break
+                number -= onward
+            else:
+                raise IndexError("there is no chain of this number")
+            chain.append(ref)
+            last, covered = ref, reached
+        return Recipe(tuple(chain))
+
+    def _complete(self, last: BlockRef | None, covered: Coverage) -> bool:
+        return last is not None and all(rule(covered, self._wanted) for rule in self._rules.wholes)
+
+    def _steps(self, last: BlockRef | None, covered: Coverage) -> Iterator[tuple[BlockRef, Coverage]]:
+        """Yield what may come next, each with what the chain then covers."""
+        for ref, operation, at in self._followers(last):
+            if self._repeat or at not in covered.groups:
+                yield ref, self._reach(covered, operation, at)
+
+    def _find_followers(self, last: BlockRef | None) -> list[tuple[BlockRef, str, int]]:
+        """Return the blocks that the step rules let follow `last`, or begin a chain, each with its operation and group."""
+        return [
+            (ref, block.op, self._group[ref])
+            for ref, block in self._bank.items()
+            if last is None or all(rule(last, ref, self._bank) for rule in self._rules.steps)
+        ]
+
+    def _count_onward(self, last: BlockRef | None, covered: Coverage) -> int:
+        onward = sum(self._count(ref, reached) for ref, reached in self._steps(last, covered))
+        return onward + self._complete(last, covered)
+
+
+def propose(
+    groups: Groups,
+    bank: BlockBank,
+    *,
+    rules: Rules = RULES,
+    limit: int = 16,
+    rng: torch.Generator,
+    repeat_groups: bool = False,
+) -> tuple[Recipe, ...]:
+    """Return up to `limit` recipes that keep the rules: all of them, or a uniform sample without repeats.
+
+    Each group gives one block, or any number of them with `repeat_groups`. The result depends neither on the order of the
+    groups nor on that of the clients, and comes in the order of the search; it is empty if the rules allow nothing.
+    """
+    search = Search(groups, bank, rules, repeat_groups)
+    if search.total <= limit:
+        return tuple(search.chain(number) for number in range(search.total))
+    # Python's generator, for the number of chains may exceed 64 bits.
+    draw = random.Random(int(torch.randint(2**62, (), generator=rng)))
+    numbers: set[int] = set()
+    while len(numbers) < limit:
+        numbers.add(draw.randrange(search.total))
+    return tuple(search.chain(number) for number in sorted(numbers))

@@ -1,0 +1,100 @@
+"""How alike two blocks work: centred kernel alignment (CKA) of what enters them and of what leaves them.
+
+Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019), and eq. (3) of pFedHR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pfedhr.inference import inference
+from pfedhr.reassembly.bank import BlockBank, BlockRef
+from pfedhr.reassembly.blocks import flatten_for
+
+
+def gram(activations: Float[Tensor, "samples *features"]) -> Float[Tensor, "samples samples"]:
+    """Return the linear kernel of the activations, features centred over the samples."""
+    features = activations.flatten(1)
+    features = features - features.mean(0)
+    return features @ features.T
+
+
+def hsic(x: Float[Tensor, "samples *p"], y: Float[Tensor, "samples *q"], *, unbiased: bool = False) -> Float[Tensor, ""]:
+    """Return the Hilbert-Schmidt independence criterion of two sets of activations of the same samples in the same order.
+
+    By default the biased HSIC0, trace(K H L H) / (n - 1)^2; `unbiased` gives HSIC1 of Song et al. (JMLR 2012), for n >= 4.
+    """
+    k, l, n = gram(x), gram(y), len(x)  # noqa: E741 - the names of the formula
+    if not unbiased:
+        return (k * l).sum() / (n - 1) ** 2
+    if n < 4:
+        raise ValueError(f"the unbiased HSIC needs at least 4 samples, not {n}")
+    k, l = k - k.diag().diag(), l - l.diag().diag()  # noqa: E741
+    product = (k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) @ l.sum(0))
+    return product / (n * (n - 3))
+
+
+def cka(x: Float[Tensor, "samples *p"], y: Float[Tensor, "samples *q"]) -> Float[Tensor, ""]:
+    """Return the linear CKA of two sets of activations of the same samples, in [0, 1]; 0 where one of them is constant."""
+    return (_unit(gram(x)) @ _unit(gram(y))).clamp(0, 1)
+
+
+def _unit(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, " entries"]:
+    """Return the kernel as a vector of length one, or of zeros if the activations were constant."""
+    vector = kernel.flatten()
+    norm = vector.norm()
+    return vector / norm if norm > 0 else vector
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the blocks did on the probe: one centred Gram matrix of unit length for every place between blocks.
+
+    `places` (places, samples^2); `entering[i]` and `leaving[i]` are the rows of block `refs[i]`. What leaves a block
+    is what enters the next, so a network of H blocks has H + 1 places.
+    """
+
+    refs: tuple[BlockRef, ...]
+    places: Float[Tensor, "places entries"]
+    entering: tuple[int, ...]
+    leaving: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """`values` (blocks, blocks): CKA of the inputs plus CKA of the outputs, in [0, 2], for the blocks `refs` in this order."""
+
+    refs: tuple[BlockRef, ...]
+    values: Float[Tensor, "blocks blocks"]
+
+
+def profile(bank: BlockBank, probe: Tensor) -> Profile:
+    """Run every network of the bank once on `probe` (samples, ...), in eval mode, and keep its Gram matrices."""
+    places: list[Tensor] = []
+    at: dict[BlockRef, int] = {}
+    for owner in bank.owners:
+        chain = bank.chain(owner)
+        values = probe
+        with inference(*(bank[ref].module for ref in chain)):
+            places.append(_unit(gram(values)))
+            for ref in chain:
+                at[ref] = len(places)
+                values = bank[ref].module(flatten_for(bank[ref], values))
+                places.append(_unit(gram(values)))
+    leaving = tuple(at[ref] for ref in bank)
+    return Profile(tuple(bank), torch.stack(places), tuple(place - 1 for place in leaving), leaving)
+
+
+def block_similarity(profile: Profile) -> Similarity:
+    """Return the similarity of all pairs of blocks at once: the denominator of eq. (3), by one matrix product."""
+    alignment = (profile.places @ profile.places.T).clamp(0, 1)
+
+    def between(rows: Sequence[int]) -> Tensor:
+        return alignment[list(rows)][:, list(rows)]
+
+    return Similarity(profile.refs, between(profile.entering) + between(profile.leaving))

@@ -1,0 +1,112 @@
+"""Making a recipe into a network: blocks copied from the bank, joined by small layers where shapes or neighbours differ."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections import OrderedDict
+from typing import Literal
+
+from torch import Tensor, nn
+
+from pfedhr.errors import PfedhrError
+from pfedhr.reassembly.bank import BlockBank
+from pfedhr.reassembly.blocks import Shape
+from pfedhr.reassembly.recipes import Recipe
+
+StitchKind = Literal["light", "full"]
+
+IMAGE_GRID = 8
+"""Side of the grid to which an image is averaged before a linear stitch reads it."""
+
+FULL_LIMIT = 20_000_000
+"""Weights that one `full` stitch may have; above, it would not fit in memory, and a `light` one takes its place."""
+
+log = logging.getLogger(__name__)
+
+
+class StitchError(PfedhrError, ValueError):
+    """Two shapes that no stitch joins."""
+
+
+class Resize(nn.Module):
+    """Maps of any size to maps of `size` = (height, width) by bilinear interpolation."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (batch, channels, any, any) to (batch, channels, *size)."""
+        return nn.functional.interpolate(maps, self.size, mode="bilinear", align_corners=False)
+
+
+def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: bool = False) -> nn.Module:
+    """Return a trainable layer from activations of shape `source` to inputs of shape `target`, both without batch.
+
+    `full` is the paper's ReLU(W x + b) on everything flattened, W of prod(source) x prod(target); above FULL_LIMIT weights
+    `light` takes its place. `light` keeps maps as maps: a 1x1 convolution, pooled before where the map shrinks and
+    interpolated after where it grows. `image`: the source is the network's input, so a linear stitch reads more of it.
+
+    Raises StitchError for shapes that are neither a vector (features,) nor a map (channels, height, width).
+    """
+    if kind == "full":
+        size = math.prod(source) * math.prod(target) + math.prod(target)
+        if size <= FULL_LIMIT:
+            linear = nn.Linear(math.prod(source), math.prod(target))
+            return nn.Sequential(nn.Flatten(), linear, nn.ReLU(), nn.Unflatten(1, target))
+        log.warning("a full stitch from %s to %s would have %s weights: a light one is used", source, target, f"{size:,}")
+    match len(source), len(target):
+        case 3, 3:
+            return _map_to_map(source, target)
+        case 3, 1:
+            side = IMAGE_GRID if image else 1
+            pooled = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten())
+            return nn.Sequential(*pooled, nn.Linear(source[0] * side**2, target[0]), nn.ReLU())
+        case 1, 1:
+            return nn.Sequential(nn.Linear(source[0], target[0]), nn.ReLU())
+        case 1, 3:  # into a block that begins by averaging a map, as the head of a residual network does
+            channels, height, width = target
+            pixel = nn.Sequential(nn.Linear(source[0], channels), nn.ReLU(), nn.Unflatten(1, (channels, 1, 1)))
+            return nn.Sequential(*pixel, Resize((height, width)))
+        case _:
+            raise StitchError(
+                f"no stitch from activations of shape {source} to inputs of shape {target}: stitches join vectors (features,) "
+                f"and maps (channels, height, width)"
+            )
+
+
+def _map_to_map(source: Shape, target: Shape) -> nn.Module:
+    layers: list[nn.Module] = []
+    smaller = (min(source[1], target[1]), min(source[2], target[2]))
+    if smaller != source[1:]:
+        layers.append(nn.AdaptiveAvgPool2d(smaller))
+    layers += [nn.Conv2d(source[0], target[0], 1), nn.ReLU()]
+    if smaller != target[1:]:
+        layers.append(Resize((target[1], target[2])))
+    return nn.Sequential(*layers)
+
+
+def assemble(recipe: Recipe, bank: BlockBank, image: Shape, kind: StitchKind = "light") -> nn.Sequential:
+    """Return the network of `recipe`: copies of its blocks, and a stitch wherever two are not neighbours of one network.
+
+    `image`: the shape of one input. A first block of its network reads the input itself. After a block that does not give
+    logits comes a linear layer to the classes. Children are named block1, stitch2, block2, ..., head. Stitches and head
+    take their initial weights from torch's global generator.
+    """
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for place, ref in enumerate(recipe.blocks, start=1):
+        block = bank[ref]
+        before = recipe.blocks[place - 2] if place > 1 else None
+        source = bank[before].out_shape if before else image
+        follows = (before.owner, before.index + 1) == ref if before else ref.index == 1
+        if not follows:
+            parts[f"stitch{place}"] = stitch(source, block.in_shape, kind, image=before is None)
+        elif len(block.in_shape) == 1 and len(source) > 1:
+            parts[f"flatten{place}"] = nn.Flatten()
+        parts[f"block{place}"] = copy.deepcopy(block.module).requires_grad_(True)
+    last = recipe.blocks[-1]
+    if not bank.is_last(last):
+        parts["head"] = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(bank[last].out_shape), bank.classes))
+    return nn.Sequential(parts)

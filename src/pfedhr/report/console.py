@@ -1,0 +1,107 @@
+"""A run on a terminal: progress while it goes, and the table of clients at its end."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from types import TracebackType
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pfedhr.federate import RoundResult
+from pfedhr.models import ModelSpec, build
+from pfedhr.reassembly import decompose
+from pfedhr.run import ClientOutcome
+
+
+class ProgressDisplay:
+    """A bar a run with rounds, clients, accuracy so far and time left; silent where the console is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rounds  {task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ProgressDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def begin(self, label: str, rounds: int, done: int) -> None:
+        """Show the bar of a run of which `done` rounds are behind."""
+        self._tasks[label] = self._progress.add_task(label, total=rounds, completed=done, note="")
+
+    def end_round(self, label: str, result: RoundResult) -> None:
+        """Move the bar on by one round."""
+        accuracies = [scores.own.accuracy for scores in result.scores.values()]
+        mean = f"accuracy {statistics.fmean(accuracies):.3f}" if accuracies else "not evaluated yet"
+        note = f"{len(result.active)} of {len(result.scores)} clients  {mean}"
+        self._progress.update(self._tasks[label], advance=1, note=note)
+
+
+def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
+    """Return the table of a run: a row a client; below, the mean and the worst client of every column."""
+    compared = all(one.alone_accuracy is not None for one in outcomes)
+    table = Table(
+        title=f"{method}: accuracy on each client's own test examples after the last round",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    for heading in ("client", "model", "classes"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("train", "test", method, *(("alone", "gain") if compared else ()), "teacher"):
+        table.add_column(heading, justify="right", no_wrap=True)
+
+    def accuracies(own: float, alone: float | None, teacher: float | None) -> list[str]:
+        beside = [f"{alone:.3f}", f"{own - alone:+.3f}"] if alone is not None else []
+        return [f"{own:.3f}", *beside, "" if teacher is None else f"{teacher:.3f}"]
+
+    for one in outcomes:
+        cells = [one.client, one.model, " ".join(map(str, one.classes)), str(one.train), str(one.test)]
+        table.add_row(*cells, *accuracies(one.accuracy, one.alone_accuracy, one.teacher_accuracy))
+    table.add_section()
+    own = [one.accuracy for one in outcomes]
+    alone = [one.alone_accuracy for one in outcomes if one.alone_accuracy is not None]
+    teachers = [one.teacher_accuracy for one in outcomes if one.teacher_accuracy is not None]
+    for name, over in (("mean", statistics.fmean), ("worst", min)):
+        cells = accuracies(over(own), over(alone) if compared else None, over(teachers) if teachers else None)
+        table.add_row(name, "", "", "", "", *cells)
+    return table
+
+
+def better_off(outcomes: Sequence[ClientOutcome]) -> str:
+    """Return in a sentence how many clients are better off than alone, as well off, and worse off; empty if not compared."""
+    gains = [one.accuracy - one.alone_accuracy for one in outcomes if one.alone_accuracy is not None]
+    if not gains:
+        return ""
+    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    return f"{better} of {len(gains)} clients better off than alone, {len(gains) - better - worse} the same, {worse} worse off"
+
+
+def block_table(spec: ModelSpec) -> Table:
+    """Return the table of a network's blocks. Raises ModelError or DecompositionError."""
+    model = build(spec, 0)
+    blocks = decompose(model, torch.zeros(1, *spec.shape))
+    total = sum(block.parameters for block in blocks)
+    title = f"{spec.factory} on inputs of shape {spec.shape}: {len(blocks)} blocks, {total:,} parameters"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("block", "type", "in", "out", "parameters"):
+        table.add_column(heading, justify="right" if heading == "parameters" else "left", no_wrap=True)
+    table.add_column("names in the state_dict")
+    for number, block in enumerate(blocks, start=1):
+        shapes = (" x ".join(map(str, shape)) for shape in (block.in_shape, block.out_shape))
+        table.add_row(str(number), block.op, *shapes, f"{block.parameters:,}", " ".join(block.names))
+    return table

@@ -1,0 +1,152 @@
+"""What every method must do, over the table of methods."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+from toy import make_cohort
+
+from pfedhr.algorithm import Algorithm, ClientView, ServerView
+from pfedhr.algorithms import ALGORITHMS
+from pfedhr.federate import RoundResult, Schedule, federate
+from pfedhr.parcel import pack, unpack
+from pfedhr.transport import Cohort, InProcess, MemoryStore, Order, Report, Workers
+
+SMALL = {"local": {}, "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8}}
+METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]
+
+
+def run(
+    algorithm: Algorithm, cohort: Cohort, schedule: Schedule, workers: int = 1
+) -> tuple[list[RoundResult], dict[str, bytes | None]]:
+    store = MemoryStore()
+    with Workers(cohort, workers) as crew:
+        engine = InProcess(algorithm, crew, store)
+        clients = list(cohort.federation.clients)
+        results = list(federate(algorithm, engine, engine.server_view, clients, schedule, cohort.seed))
+    return results, {client: store.load(client) for client in clients}
+
+
+def without_times(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: without_times(item) for key, item in value.items() if "seconds" not in str(key)}
+    if dataclasses.is_dataclass(value):
+        return without_times({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    return value
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_every_row_of_the_table_is_covered_and_named(algorithm: Algorithm) -> None:
+    assert set(SMALL) == set(ALGORITHMS)
+    assert ALGORITHMS[algorithm.name] is type(algorithm)
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_rounds_run_and_are_the_same_again(algorithm: Algorithm, labelled: bool) -> None:
+    cohort = make_cohort("cnn1", "mlp", labelled=labelled)
+    first, states = run(algorithm, cohort, Schedule(3, 3))
+    again, states_again = run(algorithm, cohort, Schedule(3, 3))
+    assert [without_times(result) for result in first] == [without_times(result) for result in again]
+    assert states == states_again
+    other, _ = run(algorithm, make_cohort("cnn1", "mlp", labelled=labelled, seed=1), Schedule(3, 3))
+    assert without_times(first[-1]) != without_times(other[-1])
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_workers_give_the_same_bits(algorithm: Algorithm) -> None:
+    cohort = make_cohort("cnn1", "resnet", "mlp")
+    alone, states = run(algorithm, cohort, Schedule(2, 3))
+    together, states_together = run(algorithm, cohort, Schedule(2, 3), workers=2)
+    assert [without_times(result) for result in alone] == [without_times(result) for result in together]
+    assert states == states_together
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_a_separable_task_is_learnt(algorithm: Algorithm) -> None:
+    results, _ = run(algorithm, make_cohort("cnn1", "mlp", epochs=8), Schedule(4, 4))
+    accuracies = [scores.own.accuracy for scores in results[-1].scores.values()]
+    assert sum(accuracies) / len(accuracies) > 0.9
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_one_client_alone_is_enough(algorithm: Algorithm) -> None:
+    results, _ = run(algorithm, make_cohort("cnn1", clients=1), Schedule(2, 1))
+    assert list(results[-1].scores) == ["client00"]
+
+
+class Watched(InProcess):
+    """An engine that loses the replies of one client."""
+
+    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
+        reports = super().exchange(outbox)
+        return {client: report for client, report in reports.items() if client != "client01"}
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_a_missing_reply_does_no_harm(algorithm: Algorithm) -> None:
+    cohort = make_cohort("cnn1", "mlp")
+    with Workers(cohort) as workers:
+        engine = Watched(algorithm, workers)
+        results = list(federate(algorithm, engine, engine.server_view, list(cohort.networks), Schedule(2, 4), 0))
+    assert set(results[-1].scores) == {"client00", "client02", "client03"}
+    assert "client01" in results[-1].progress.unscored
+
+
+def copied(value: object) -> bytes:
+    return pack(value)
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_steps_change_none_of_their_arguments_and_states_survive_packing(algorithm: Algorithm) -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    engine = InProcess(algorithm, Workers(cohort))
+    server = algorithm.init_server(engine.server_view(0))
+    states = {client: algorithm.init_client(cohort.client_view(client, 0)) for client in cohort.networks}
+    federation = pack(cohort.federation)
+    for round in (1, 2):
+        replies = {}
+        for client in cohort.networks:
+            message = algorithm.message(server, client)
+            before = copied(states[client]), copied(message), copied(server)
+            new, reply, metrics = algorithm.client_step(states[client], message, cohort.client_view(client, round))
+            assert (copied(states[client]), copied(message), copied(server)) == before
+            assert all(math.isfinite(value) for value in metrics.values())
+            states[client] = unpack(algorithm.client_state, pack(new))
+            assert pack(states[client]) == pack(new)
+            replies[client] = reply
+        before = copied(server), {client: copied(reply) for client, reply in replies.items()}
+        new, _ = algorithm.server_step(server, replies, engine.server_view(round))
+        assert (copied(server), {client: copied(reply) for client, reply in replies.items()}) == before
+        server = unpack(algorithm.server_state, pack(new))
+        assert pack(server) == pack(new)
+    assert pack(cohort.federation) == federation
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_the_server_never_gets_private_data(algorithm: Algorithm) -> None:
+    names = {field.name for field in dataclasses.fields(ServerView)}
+    assert names == {"public", "mirror", "round", "seed", "device", "map"}
+    assert "test" not in {field.name for field in dataclasses.fields(ClientView)}
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    for client, data in cohort.federation.clients.items():
+        view = cohort.client_view(client, 1)
+        server = algorithm.init_server(InProcess(algorithm, Workers(cohort)).server_view(0))
+        _, reply, _ = algorithm.client_step(algorithm.init_client(view), algorithm.message(server, client), view)
+        sent = pack(reply)
+        for image in data.train.inputs:
+            for form in (image, image.float() / 127.5 - 1):
+                assert form.numpy().tobytes() not in sent
+
+
+def test_a_view_is_what_a_method_sees() -> None:
+    cohort = make_cohort("mlp", clients=2)
+    view = cohort.client_view("client01", 3)
+    assert (view.id, view.round) == ("client01", 3)
+    assert isinstance(view.train.inputs, Tensor)
+    assert torch.equal(view.train.inputs, cohort.federation.clients["client01"].train.inputs)

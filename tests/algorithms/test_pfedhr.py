@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from test_contract import run
+from toy import make_cohort
+
+from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithms.averaging import weighted_mean
+from pfedhr.algorithms.local import Local, Own
+from pfedhr.algorithms.pfedhr import Lesson, PFedHR, Taught, Teachers, Upload, average_structures
+from pfedhr.algorithms.private import initial_weights, restore
+from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, rebuild, tune
+from pfedhr.data import Unlabelled
+from pfedhr.federate import Schedule
+from pfedhr.inference import predict
+from pfedhr.learning import Training
+from pfedhr.models import ModelSpec
+from pfedhr.parcel import unpack
+from pfedhr.reassembly import (
+    BlockRef,
+    DecompositionError,
+    Recipe,
+    assemble,
+    block_similarity,
+    deposit,
+    group,
+    match,
+    profile,
+    propose,
+)
+from pfedhr.seeding import generator
+from pfedhr.transport import Cohort, InProcess, Workers
+
+SMALL = PFedHR(groups=3, candidates=4, tuning_epochs=1, probe=8)
+
+
+def uploads_of(cohort: Cohort) -> dict[str, Upload]:
+    return {
+        client: Upload(network, initial_weights(cohort.client_view(client, 1)), len(cohort.federation.clients[client].train))
+        for client, network in cohort.networks.items()
+    }
+
+
+def test_without_weight_on_the_teacher_it_is_local_bit_for_bit() -> None:
+    cohort = make_cohort("cnn1", "cnn4", "resnet", "mlp", epochs=2)
+    schedule = Schedule(3, 3)
+    alone, alone_states = run(Local(), cohort, schedule)
+    taught, taught_states = run(PFedHR(groups=3, candidates=3, tuning_epochs=1, distil_weight=0.0), cohort, schedule)
+    assert [result.active for result in alone] == [result.active for result in taught]
+    for client in cohort.networks:
+        assert (alone_states[client] is None) == (taught_states[client] is None)
+        if alone_states[client] is not None:
+            own = unpack(Own, alone_states[client]).weights
+            other = unpack(Taught, taught_states[client]).weights
+            assert list(own) == list(other)
+            assert all(torch.equal(own[name], other[name]) for name in own)
+        assert alone[-1].scores[client].own == taught[-1].scores[client].own
+    _, weighted_states = run(SMALL, cohort, schedule)
+    assert weighted_states != taught_states  # the teacher does make a difference otherwise
+
+
+def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
+    # specs 1.13, 6: one client, groups may repeat, nothing tuned
+    cohort = make_cohort("cnn1", clients=1)
+    (upload,) = uploads_of(cohort).values()
+    model, probe = restore(upload.network, upload.weights), cohort.federation.public.ready(torch.device("cpu")).inputs
+    bank = deposit({"client00": model}, probe)
+    groups = group(block_similarity(profile(bank, probe)), 2)
+    recipes = propose(groups, bank, limit=100, rng=generator(0), repeat_groups=True)
+    own = Recipe(bank.chain("client00"))
+    matching = match({"client00": model}, [assemble(recipe, bank, (1, 8, 8)) for recipe in recipes], probe)
+    assert recipes[matching.choice["client00"]] == own
+    assert matching.similarity.max().item() == pytest.approx(1, abs=1e-5)
+
+    algorithm = PFedHR(groups=2, candidates=100, tuning_epochs=0, repeat_groups=True, probe=16)
+    view = InProcess(algorithm, Workers(cohort)).server_view(1)
+    server, metrics = algorithm.server_step(Teachers({}), {"client00": upload}, view)
+    assert max(metrics["similarity"][0]) == pytest.approx(1, abs=1e-5)  # it was a candidate
+    assert server.waiting["client00"].recipe != own
+
+
+def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    view = InProcess(SMALL, Workers(cohort)).server_view
+    server, _ = SMALL.server_step(Teachers({}), uploads_of(cohort), view(1))
+    assert set(server.waiting) == {"client00", "client01"}
+    lesson = SMALL.message(server, "client00")
+    client_view = cohort.client_view("client00", 2)
+    state, upload, _ = SMALL.client_step(SMALL.init_client(client_view), lesson, client_view)
+    assert state.teacher is not None
+    # One replies: its teacher is replaced; the other's still waits.
+    server_after, metrics = SMALL.server_step(server, {"client00": upload}, view(2))
+    assert server_after.waiting["client01"] is server.waiting["client01"]
+    if metrics["candidates"]:
+        assert server_after.waiting["client00"].round == 2
+    # No new one comes down: the client keeps what it has.
+    later, _, _ = SMALL.client_step(state, Lesson(None), cohort.client_view("client00", 3))
+    assert later.teacher is state.teacher
+
+
+def test_no_replies_leave_the_teachers_waiting() -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    view = InProcess(SMALL, Workers(cohort)).server_view
+    server, _ = SMALL.server_step(Teachers({}), uploads_of(cohort), view(1))
+    after, metrics = SMALL.server_step(server, {}, view(2))
+    assert after.waiting == server.waiting
+    assert metrics == {"candidates": 0}
+
+
+def test_an_old_teacher_is_not_used_beyond_its_age() -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    server, _ = SMALL.server_step(Teachers({}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
+    state = Taught(initial_weights(cohort.client_view("client00", 1)), server.waiting["client00"])
+    view = cohort.client_view("client00", 3)
+    alone, _, _ = Local().client_step(Own(state.weights), None, view)
+    for age, taught in ((0, True), (1, False), (2, True)):
+        after, _, _ = PFedHR(teacher_max_age=age).client_step(state, Lesson(None), view)
+        same = all(torch.equal(alone.weights[name], after.weights[name]) for name in alone.weights)
+        assert same is not taught
+
+
+def test_a_teacher_is_rebuilt_as_it_was_tuned() -> None:
+    cohort = make_cohort("cnn1", "cnn4", "mlp", clients=3)
+    view = InProcess(SMALL, Workers(cohort)).server_view(1)
+    server, metrics = SMALL.server_step(Teachers({}), uploads_of(cohort), view)
+    teacher = server.waiting["client01"]
+    job = TuningJob(teacher, Training(1, 8, 1e-3), 0.5)
+    tuned = tune(job, view)
+    public = view.public.ready(torch.device("cpu"))
+    assert torch.equal(predict(rebuild(tuned.teacher), public.inputs), tuned.logits)
+    assert metrics["teacher_sizes"]["client01"] == sum(value.numel() for value in teacher.weights.values())
+    assert set(teacher.networks) == teacher.recipe.owners
+
+
+def test_tuning_with_labels_learns_them_and_without_does_not_see_them() -> None:
+    cohort = make_cohort("cnn1", clients=1)
+    upload = uploads_of(cohort)["client00"]
+    chain = Recipe(tuple(BlockRef("client00", index) for index in (1, 2, 3, 4)))
+    bank_weights = {
+        f"block{at}.{name}": value
+        for at, prefix in enumerate(("conv1", "conv2", "fc1", "fc2"), start=1)
+        for name, value in upload.weights.items()
+        if name.startswith(prefix)
+    }
+    draft = Teacher(chain, {"client00": upload.network}, "light", 1, bank_weights)
+    view = InProcess(SMALL, Workers(cohort)).server_view(1)
+    labels = view.public.labels
+    training = Training(40, 8, 3e-3)
+    tuned = tune(TuningJob(draft, training, 0.5), view)
+    assert (tuned.logits.argmax(1) == labels).float().mean() == 1.0
+    unlabelled = make_cohort("cnn1", clients=1, labelled=False)
+    blind = InProcess(SMALL, Workers(unlabelled)).server_view(1)
+    assert isinstance(blind.public, Unlabelled)
+    contrasted = tune(TuningJob(draft, training, 0.5), blind)
+    assert any(not torch.equal(contrasted.teacher.weights[name], draft.weights[name]) for name in draft.weights)
+
+
+def test_uploads_of_one_structure_are_averaged_by_their_examples() -> None:
+    cohort = make_cohort("cnn4", "mlp", "cnn4", clients=3)
+    uploads = uploads_of(cohort)
+    heavier = Upload(uploads["client02"].network, uploads["client02"].weights, 3 * uploads["client00"].examples)
+    averaged = average_structures({**uploads, "client02": heavier})
+    assert set(averaged) == {"cnn4", "mlp"}
+    first, second = uploads["client00"].weights, heavier.weights
+    for name, value in averaged["cnn4"].weights.items():
+        if value.is_floating_point():
+            assert torch.allclose(value, 0.25 * first[name] + 0.75 * second[name], atol=1e-6), name
+        else:
+            assert value == max(first[name], second[name])
+    assert all(torch.equal(value, uploads["client01"].weights[name]) for name, value in averaged["mlp"].weights.items())
+
+
+def test_a_mean_takes_counts_of_any_size() -> None:
+    weights = [{"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([8.0, 0.0])}]
+    assert weighted_mean(weights, [3, 1])["w"].tolist() == [2.0, 3.0]
+
+
+def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=4)
+    algorithm = PFedHR(groups=2, candidates=4, tuning_epochs=0, average_structures=True, probe=16)
+    view = InProcess(algorithm, Workers(cohort)).server_view(1)
+    server, metrics = algorithm.server_step(Teachers({}), uploads_of(cohort), view)
+    assert set(server.waiting) == set(cohort.networks)
+    assert len(metrics["similarity"]) == 4
+    assert {ref.owner for teacher in server.waiting.values() for ref in teacher.recipe.blocks} <= {"cnn1", "mlp"}
+    rows = metrics["similarity"]
+    assert rows[0] != rows[2]  # two clients of one structure are told apart
+
+
+def test_where_no_candidate_exists_fewer_groups_are_tried() -> None:
+    cohort = make_cohort("mlp", clients=1)
+    # Four linear layers in one chain: four groups allow the own chain only, which needs every layer.
+    view = InProcess(SMALL, Workers(cohort)).server_view(1)
+    for groups in (4, 3, 2):
+        _, metrics = PFedHR(groups=groups, tuning_epochs=0, probe=16).server_step(Teachers({}), uploads_of(cohort), view)
+        assert 2 <= len(metrics["groups"]) <= groups
+        assert metrics["candidates"] >= 1
+
+
+def test_stages_are_timed_and_groups_told() -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    _, metrics = SMALL.server_step(Teachers({}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
+    stages = {"profile_seconds", "propose_seconds", "assemble_seconds", "tune_seconds", "match_seconds"}
+    assert stages <= set(metrics)
+    members = sorted(name for group in metrics["groups"] for name in group)
+    assert members == sorted([f"client00.{at}" for at in (1, 2, 3, 4)] + [f"client01.{at}" for at in (1, 2, 3, 4)])
+
+
+def setup_of(cohort: Cohort, active: int = 2) -> Setup:
+    return Setup(cohort.networks, cohort.federation.public, cohort.training, active)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("groups", 1), ("candidates", 0), ("tuning_epochs", -1), ("probe", 1), ("temperature", 0.0), ("distil_weight", -0.1)],
+)
+def test_settings_out_of_range_are_named(setting: str, value: float) -> None:
+    with pytest.raises(SettingError, match=f"algorithm.{setting} = {value}"):
+        PFedHR(**{setting: value}).check(setup_of(make_cohort("mlp")))
+
+
+def test_more_groups_than_layers_are_refused_before_training() -> None:
+    cohort = make_cohort("cnn1", "cnn3")
+    PFedHR(groups=8).check(setup_of(cohort))
+    with pytest.raises(SettingError, match=r"groups = 9.*8 layers only.*at most 8"):
+        PFedHR(groups=9).check(setup_of(cohort))
+    with pytest.raises(SettingError, match=r"groups = 5.*4 layers only"):
+        PFedHR(groups=5, average_structures=True).check(setup_of(cohort))
+
+
+def branching(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+    class Branching(torch.nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    return Branching(torch.nn.Flatten(), torch.nn.Linear(64, classes))
+
+
+def test_a_network_that_cannot_be_cut_is_refused_before_training() -> None:
+    cohort = make_cohort(f"{__name__}:branching")
+    with pytest.raises(DecompositionError, match="Remedies"):
+        PFedHR(groups=2).check(setup_of(cohort))
+    Local().check(setup_of(cohort))
+
+
+def test_unlabelled_tuning_needs_images() -> None:
+    setup = Setup({"a": ModelSpec("mlp", (12,), 3)}, Unlabelled(torch.zeros(5, 12)), Training(1, 8, 1e-3), 1)
+    with pytest.raises(SettingError, match=r"public.labelled = false.*\(12,\)"):
+        PFedHR(groups=2).check(setup)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    uploads = uploads_of(cohort)
+    with pytest.raises(RuntimeError, match="state_dict"):
+        restore(uploads["client00"].network, uploads["client01"].weights)
+
+
+def test_the_types_of_the_seam() -> None:
+    assert (PFedHR.server_state, PFedHR.client_state) == (Teachers, Taught)
+    assert (PFedHR.message_type, PFedHR.reply_type) == (Lesson, Upload)
+    assert Tuned.__dataclass_params__.frozen

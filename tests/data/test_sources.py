@@ -1,0 +1,64 @@
+"""Data sets by name: unknown names, and sets that a function of the user's own returns."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from pfedhr.data import NAMES, DataError, Dataset, Examples, load
+
+
+def test_unknown_name_lists_the_known_and_the_nearest() -> None:
+    with pytest.raises(DataError, match=r"'minst' is not a known data set: did you mean 'mnist'\?") as caught:
+        load("minst")
+    assert all(name in str(caught.value) for name in NAMES)
+    assert "package.module:function" in str(caught.value)
+
+
+def own_module(monkeypatch: pytest.MonkeyPatch, **functions: object) -> None:
+    module = types.ModuleType("own_data")
+    module.__dict__.update(functions)
+    monkeypatch.setitem(sys.modules, "own_data", module)
+
+
+def test_own_function_is_called_with_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    mine = Dataset("mine", Examples(torch.zeros(3, 5), torch.tensor([0, 1, 1])), 2, mirror=False)
+    own_module(monkeypatch, load=lambda directory: (asked.append(directory), mine)[1])
+    assert load("own_data:load", "/some/folder") is mine
+    assert asked == ["/some/folder"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own_data:absent", "own_data has no function 'absent'"),
+        ("own_data:number", "own_data has no function 'number'"),
+        ("own_data:wrong", "the function returned list; return a pfedhr.data.Dataset"),
+        ("no_such_module:load", "there is no module 'no_such_module' to import.*PYTHONPATH"),
+        ("own_data:", "not of the form 'package.module:function'"),
+        ("../own.py:load", "not of the form 'package.module:function'"),
+    ],
+)
+def test_own_function_is_checked(monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
+    own_module(monkeypatch, number=3, wrong=lambda directory: [])
+    with pytest.raises(DataError, match=message):
+        load(name)
+
+
+def test_a_failing_import_inside_the_users_module_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_broken.py").write_text("import package_that_is_absent\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="package_that_is_absent"):
+        load("own_broken:load")
+
+
+def test_dataset_checks_its_labels() -> None:
+    with pytest.raises(DataError, match=r"data set 'mine' has labels from -1 to 2, but there are 3 classes"):
+        Dataset("mine", Examples(torch.zeros(2, 1), torch.tensor([2, -1])), 3, mirror=False)
+    with pytest.raises(DataError, match="data set 'mine' holds no examples"):
+        Dataset("mine", Examples(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)), 3, mirror=False)

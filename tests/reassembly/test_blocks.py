@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pfedhr import reassembly
+from pfedhr.models import ModelSpec, build
+from pfedhr.reassembly import DecompositionError, decompose, run_chain
+from pfedhr.zoo import ZOO
+
+SHAPE = (3, 32, 32)
+
+
+def network(name: str, shape: tuple[int, ...] = SHAPE) -> nn.Module:
+    return build(ModelSpec(name, shape, 10), 0)
+
+
+# Specs 1.12: the shapes that leave each block of the paper's networks at 3x32x32, and the number of their parameters.
+PAPER = {
+    "cnn1": (97_384, [(10, 14, 14), (64, 5, 5), (50,), (10,)]),
+    "cnn2": (228_712, [(10, 14, 14), (64, 5, 5), (128, 1, 1), (50,), (10,)]),
+    "cnn3": (
+        2_510_178,
+        [(6, 28, 28), (16, 24, 24), (32, 20, 20), (64, 8, 8), (128, 4, 4), (1024,), (128,), (64,), (10,)],
+    ),
+    "cnn4": (
+        5_852_170,
+        [(32, 32, 32), (64, 16, 16), (128, 16, 16), (128, 8, 8), (256, 8, 8), (256, 4, 4), (1024,), (512,), (10,)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_networks_fall_into_their_layers(name: str) -> None:
+    blocks = decompose(network(name), torch.zeros(1, *SHAPE))
+    parameters, shapes = PAPER[name]
+    assert sum(block.parameters for block in blocks) == parameters
+    assert [block.out_shape for block in blocks] == shapes
+    assert [block.op for block in blocks] == ["conv" if len(shape) == 3 else "fc" for shape in shapes]
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (2, 9, 12)])
+def test_blocks_in_order_are_the_network(name: str, shape: tuple[int, ...]) -> None:
+    model = network(name, shape)
+    blocks = decompose(model, torch.zeros(1, *shape))
+    inputs = torch.randn(5, *shape)
+    model.eval()
+    assert torch.equal(run_chain(blocks, inputs), model(inputs))
+    model.train()
+    torch.manual_seed(1)
+    whole = model(inputs)
+    torch.manual_seed(1)
+    assert torch.equal(run_chain(blocks, inputs), whole)
+    names = [name for block in blocks for name in block.names]
+    assert sorted(names) == sorted(model.state_dict())
+    assert len(names) == len(set(names))
+
+
+def test_a_residual_block_stays_whole_and_its_mean_goes_with_the_head() -> None:
+    blocks = decompose(network("resnet"), torch.zeros(1, *SHAPE))
+    assert [block.op for block in blocks] == ["conv", "conv", "conv", "conv", "fc"]
+    assert {name.split(".")[0] for name in blocks[2].names} == {"residual2"}
+    assert blocks[-1].in_shape == (64, 8, 8)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = network("cnn4").train()
+    model[0][1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    decompose(model, torch.randn(2, *SHAPE))
+    assert model.training
+    assert not model[0][1].training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Functional(nn.Module):
+    """Weights used by functions, a view by size, an argument with a default, and a module with a weight of its own."""
+
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((6, 1, 1), 2.0))
+
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            return maps * self.weight
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(6, 1, 3, 3))
+        self.scale = self.Scale()
+        self.head = nn.Linear(6 * 6 * 6, 4)
+
+    def forward(
+        self, images: torch.Tensor, mask: torch.Tensor | None = None, gain: float = 2.0, deep: bool = True
+    ) -> torch.Tensor:
+        if mask is not None:
+            images = images * mask
+        if deep:
+            images = images * gain
+        maps = torch.relu(self.scale(nn.functional.conv2d(images, self.kernel)))
+        return self.head(maps.view(maps.size(0), -1))
+
+
+def test_functional_weights_defaults_and_views() -> None:
+    model = Functional()
+    inputs = torch.randn(4, 1, 8, 8)
+    assert torch.equal(run_chain(decompose(model, inputs), inputs), model(inputs))
+    first, *_, last = decompose(Functional(), torch.zeros(1, 1, 8, 8))
+    assert (first.op, first.names) == ("conv", ("kernel",))
+    assert (last.op, last.in_shape, last.names) == ("fc", (216,), ("head.weight", "head.bias"))
+
+
+class Tied(nn.Module):
+    """The first and the third of four layers are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.first(self.second(self.first(x)))))
+
+
+def test_blocks_that_share_a_weight_are_one() -> None:
+    blocks = decompose(Tied(), torch.zeros(1, 5))
+    assert [len(block.names) for block in blocks] == [4, 2]
+
+
+class Branching(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+class TwoOutputs(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(x), x
+
+
+class FunctionalDropout(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5, self.training))
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
+class NeedsMore(nn.Sequential):
+    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * weight
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (Branching(nn.Linear(4, 3)), "cannot be traced"),
+        (TwoOutputs(nn.Linear(4, 3)), "not one tensor"),
+        (FunctionalDropout(nn.Linear(4, 3)), "dropout"),
+        (Unused(), "spare.weight"),
+        (NeedsMore(nn.Linear(4, 3)), "'weight'"),
+        (nn.Sequential(nn.ReLU(), nn.Flatten()), "no weight"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused_in_words(model: nn.Module, place: str) -> None:
+    with pytest.raises(DecompositionError, match=r"Remedies") as refusal:
+        decompose(model, torch.ones(1, 4))
+    assert place in str(refusal.value)
+    assert model.training
+
+
+def test_a_network_that_cannot_be_cut_can_be_taken_whole() -> None:
+    model = Branching(nn.Linear(4, 3))
+    (block,) = decompose(model, torch.ones(1, 4), whole=True)
+    inputs = torch.ones(2, 4)
+    assert torch.equal(run_chain([block], inputs), model(inputs))
+    assert (block.in_shape, block.out_shape, set(block.names)) == ((4,), (3,), set(model.state_dict()))
+
+
+def test_public_names_exist() -> None:
+    assert all(hasattr(reassembly, name) for name in reassembly.__all__)

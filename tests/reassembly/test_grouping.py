@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pfedhr.models import ModelSpec, build
+from pfedhr.reassembly import BlockRef, Similarity, block_similarity, deposit, group, profile
+from pfedhr.reassembly.grouping import distances
+from pfedhr.seeding import generator
+
+
+def random_similarity(blocks: int, seed: int) -> Similarity:
+    values = torch.rand(blocks, blocks, generator=generator(seed, "similarity")) * 2
+    values = (values + values.T) / 2
+    values.fill_diagonal_(2.0)
+    return Similarity(tuple(BlockRef("abc"[at % 3], at // 3 + 1) for at in range(blocks)), values)
+
+
+def cost(between: np.ndarray, medoids: tuple[int, ...]) -> float:
+    return between[:, list(medoids)].min(axis=1).sum()
+
+
+@given(st.integers(3, 9), st.integers(0, 10_000), st.data())
+def test_groups_are_a_partition_that_no_swap_of_a_medoid_improves(blocks: int, seed: int, data: st.DataObject) -> None:
+    similarity = random_similarity(blocks, seed)
+    count = data.draw(st.integers(1, blocks))
+    groups = group(similarity, count)
+    assert len(groups) == count
+    assert sorted(ref for members in groups for ref in members) == sorted(similarity.refs)
+    between = distances(similarity) - 0.5
+    np.fill_diagonal(between, 0)
+    at = {ref: place for place, ref in enumerate(similarity.refs)}
+    # Each group's own best centre; then, over all, no single exchange of a centre for another block lowers the cost.
+    medoids = []
+    for members in groups:
+        inside = [at[ref] for ref in members]
+        medoids.append(min(inside, key=lambda place: between[inside, place].sum()))
+    found = sum(between[[at[ref] for ref in members], medoid].sum() for members, medoid in zip(groups, medoids, strict=True))
+    swaps = [
+        tuple(sorted({*medoids} - {old} | {new}))
+        for old, new in itertools.product(medoids, range(blocks))
+        if new not in medoids
+    ]
+    assert all(found <= cost(between, swap) + 1e-5 for swap in swaps)
+
+
+def test_twin_layers_share_a_group() -> None:
+    # specs 1.13, 2
+    model = build(ModelSpec("cnn3", (1, 12, 12), 3), 0)
+    probe = torch.randn(16, 1, 12, 12, generator=generator(0, "probe"))
+    bank = deposit({"a": model, "b": model}, probe)
+    similarity = block_similarity(profile(bank, probe))
+    for count in (2, 4, 9):
+        where = {ref: at for at, members in enumerate(group(similarity, count)) for ref in members}
+        assert all(where[BlockRef("a", index)] == where[BlockRef("b", index)] for index in range(1, 10))
+
+
+def test_neither_names_nor_their_order_matter() -> None:
+    models = {name: build(ModelSpec("cnn1", (1, 12, 12), 3), 0, name) for name in "abc"}
+    probe = torch.randn(16, 1, 12, 12, generator=generator(0, "probe"))
+
+    def grouped(order: str) -> object:
+        bank = deposit({name: models[name] for name in order}, probe)
+        return group(block_similarity(profile(bank, probe)), 4)
+
+    assert grouped("abc") == grouped("cab") == grouped("bca")
+
+
+def test_groups_come_by_mean_index_then_smallest_member() -> None:
+    groups = group(random_similarity(9, 3), 4)
+    keys = [(sum(ref.index for ref in members) / len(members), members[0].index) for members in groups]
+    assert keys == sorted(keys)
+    assert all(list(members) == sorted(members, key=lambda ref: (ref.index, ref.owner)) for members in groups)
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_more_groups_than_blocks_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} groups of 6 blocks"):
+        group(random_similarity(6, 0), count)

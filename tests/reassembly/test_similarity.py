@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pfedhr.models import ModelSpec, build
+from pfedhr.reassembly import block_similarity, cka, deposit, hsic, profile, run_chain
+from pfedhr.seeding import generator
+
+
+def slow_hsic(x: Tensor, y: Tensor) -> Tensor:
+    """trace(K H L H) / (n - 1)^2, as the formula has it."""
+    x, y = x.flatten(1), y.flatten(1)
+    n = len(x)
+    h = torch.eye(n, dtype=x.dtype) - 1 / n
+    return torch.trace(x @ x.T @ h @ y @ y.T @ h) / (n - 1) ** 2
+
+
+def slow_cka(x: Tensor, y: Tensor) -> Tensor:
+    return slow_hsic(x, y) / (slow_hsic(x, x) * slow_hsic(y, y)).sqrt()
+
+
+CROSS = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+
+
+def test_cka_known_answers() -> None:
+    # specs 1.13, 1
+    assert cka(CROSS, CROSS[:, :1]) == pytest.approx(1 / math.sqrt(2))
+    assert cka(torch.tensor([[1.0], [-1], [0], [0]]), torch.tensor([[0.0], [0], [1], [-1]])) == 0
+    assert cka(CROSS, CROSS) == pytest.approx(1)
+
+
+def test_hsic_known_answers() -> None:
+    x = torch.tensor([[1.0], [2], [3], [5]])
+    assert hsic(x, x) == pytest.approx(8.50694, abs=1e-5)
+    assert hsic(x, x, unbiased=True) == pytest.approx(4.66667, abs=1e-5)
+
+
+def test_the_unbiased_hsic_of_independent_features_is_zero_on_average() -> None:
+    rng = generator(0, "independent")
+    pairs = [(torch.randn(8, 3, generator=rng), torch.randn(8, 3, generator=rng)) for _ in range(2000)]
+    unbiased = torch.stack([hsic(x, y, unbiased=True) for x, y in pairs])
+    biased = torch.stack([hsic(x, y) for x, y in pairs])
+    # 2,000 draws: the standard error of the mean is the sample's deviation over sqrt(2000)
+    assert abs(unbiased.mean()) < 4 * unbiased.std() / math.sqrt(2000)
+    assert biased.mean() == pytest.approx(1.27, abs=0.1)
+
+
+def test_hsic_needs_four_samples_to_be_unbiased() -> None:
+    with pytest.raises(ValueError, match="not 3"):
+        hsic(torch.ones(3, 1), torch.ones(3, 1), unbiased=True)
+
+
+@pytest.mark.parametrize("shape", [(3,), (40,), (4, 3, 3)])
+def test_cka_is_the_slow_formula(shape: tuple[int, ...]) -> None:
+    rng = generator(0, "slow")
+    x, y = torch.randn(12, *shape, generator=rng).double(), torch.randn(12, 5, generator=rng).double() + 3
+    assert cka(x, y).item() == pytest.approx(slow_cka(x, y).item(), abs=1e-12)
+
+
+def test_cka_is_blind_to_rotation_scale_and_shift_and_to_nothing_more() -> None:
+    rng = generator(0, "blind")
+    x = torch.randn(20, 6, generator=rng).double()
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=rng).double()).Q
+    assert cka(x, 3 * x @ rotation + 5).item() == pytest.approx(1, abs=1e-12)
+    stretched = x * torch.tensor([10.0, 1, 1, 1, 1, 1]).double()
+    assert cka(x, stretched).item() < 0.9
+
+
+def test_constant_activations_are_like_nothing() -> None:
+    assert cka(torch.ones(5, 3), torch.randn(5, 3)) == 0
+
+
+def test_all_pairs_at_once_are_the_pairwise_loop() -> None:
+    shape = (1, 12, 12)
+    models = {name: build(ModelSpec(name, shape, 3), 0, name) for name in ("cnn1", "cnn3", "mlp", "resnet")}
+    probe = torch.randn(16, *shape, generator=generator(0, "probe"))
+    bank = deposit(models, probe)
+    fast = block_similarity(profile(bank, probe))
+
+    seen: dict = {}
+    for owner, model in models.items():
+        model.eval()
+        chain = bank.chain(owner)
+        blocks = [bank[ref] for ref in chain]
+        with torch.no_grad():
+            for at, ref in enumerate(chain):
+                seen[ref] = (run_chain(blocks[:at], probe), run_chain(blocks[: at + 1], probe))
+    for row, first in enumerate(fast.refs):
+        for column, second in enumerate(fast.refs):
+            slow = sum(slow_cka(a.double(), b.double()) for a, b in zip(seen[first], seen[second], strict=True))
+            assert fast.values[row, column].item() == pytest.approx(slow.item(), abs=2e-5), (first, second)
+
+
+def test_blocks_of_identical_networks_are_at_half_a_unit() -> None:
+    model = build(ModelSpec("cnn1", (1, 12, 12), 3), 0)
+    probe = torch.randn(16, 1, 12, 12, generator=generator(0, "probe"))
+    bank = deposit({"a": model, "b": model}, probe)
+    similarity = block_similarity(profile(bank, probe))
+    twins = [similarity.values[at, at + 1].item() for at in range(0, len(bank), 2)]
+    assert twins == pytest.approx([2.0] * len(twins), abs=1e-5)  # dis = 1 / 2
+
+
+def test_profiling_leaves_train_mode_and_running_statistics_alone() -> None:
+    model = build(ModelSpec("cnn4", (1, 8, 8), 3), 0).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    profile(deposit({"a": model}, torch.zeros(1, 1, 8, 8)), torch.randn(8, 1, 8, 8))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

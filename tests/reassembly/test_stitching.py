@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from pfedhr.inference import predict
+from pfedhr.models import ModelSpec, build
+from pfedhr.reassembly import BlockBank, BlockRef, Recipe, StitchError, assemble, deposit, match, stitch
+from pfedhr.reassembly import stitching as stitching_module
+
+IMAGE = (3, 32, 32)
+PAPER = ("cnn1", "cnn2", "cnn3", "cnn4")
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, nn.Module]:
+    return {name: build(ModelSpec(name, IMAGE, 10), 0) for name in PAPER}
+
+
+@pytest.fixture(scope="module")
+def bank(models: dict[str, nn.Module]) -> BlockBank:
+    return deposit(models, torch.zeros(1, *IMAGE))
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(value.numel() for value in module.parameters())
+
+
+# Specs 1.6: the parameters of a stitch, weights and biases; None is the image.
+TABLE = [
+    (None, ("cnn1", 2), 6_023_080, 40),
+    (None, ("cnn4", 2), 100_696_064, 128),
+    (("cnn1", 1), ("cnn1", 2), 3_843_560, 110),
+    (("cnn1", 1), ("cnn4", 2), 64_258_048, 352),
+    (("cnn1", 2), ("cnn4", 3), 26_230_784, 4_160),
+    (("cnn3", 1), ("cnn3", 2), 22_132_320, 42),
+    (("cnn4", 1), ("cnn4", 2), 1_073_774_592, 1_056),
+    (("cnn4", 3), ("cnn4", 4), 1_073_774_592, 16_512),
+    (("cnn4", 4), ("cnn4", 5), 67_117_056, 16_512),
+    (("cnn4", 6), ("cnn1", 3), 6_555_200, 411_200),
+    (("cnn3", 5), ("cnn4", 7), 8_392_704, 528_384),
+]
+
+
+@pytest.mark.parametrize(("source", "target", "full", "light"), TABLE)
+def test_the_table_of_stitch_sizes(
+    source: tuple[str, int] | None,
+    target: tuple[str, int],
+    full: int,
+    light: int,
+    bank: BlockBank,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leaving = bank[BlockRef(*source)].out_shape if source else IMAGE
+    entering = bank[BlockRef(*target)].in_shape
+    monkeypatch.setattr(stitching_module, "FULL_LIMIT", 2_000_000_000)
+    with torch.device("meta"):  # counted, not allocated
+        assert parameters(stitch(leaving, entering, "light", image=source is None)) == light
+        assert parameters(stitch(leaving, entering, "full")) == full
+
+
+def test_a_full_stitch_too_large_gives_way_to_a_light_one(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert parameters(stitch((32, 32, 32), (32, 32, 32), "full")) == 1_056
+    assert "1,073,774,592" in caplog.text
+    assert parameters(stitch((10, 4, 4), (8, 3, 3), "full")) == 160 * 72 + 72
+
+
+SHAPES = [(3, 32, 32), (10, 14, 14), (64, 5, 5), (128, 1, 1), (4, 7, 3), (2, 3, 9), (50,), (1600,)]
+
+
+@pytest.mark.parametrize("kind", ["light", "full"])
+@pytest.mark.parametrize("image", [False, True])
+def test_a_stitch_gives_what_the_next_block_takes(kind: str, image: bool) -> None:
+    for source in SHAPES:
+        for target in SHAPES:
+            joined = stitch(source, target, kind, image=image)
+            output = joined(torch.randn(2, *source))
+            assert output.shape == (2, *target), (source, target)
+            assert output.min() >= 0  # every stitch ends in a ReLU
+
+
+def test_a_vector_becomes_a_map_of_one_colour() -> None:
+    maps = stitch((50,), (4, 3, 5))(torch.randn(2, 50))
+    assert torch.allclose(maps, maps[:, :, :1, :1].expand_as(maps), atol=1e-6)
+
+
+def test_sequences_have_no_stitch_yet() -> None:
+    with pytest.raises(StitchError, match=r"\(7, 50\).*\(64, 5, 5\)"):
+        stitch((7, 50), (64, 5, 5))
+
+
+@pytest.mark.parametrize("name", [*PAPER, "mlp", "resnet"])
+def test_the_own_blocks_in_order_are_the_own_model(name: str) -> None:
+    # specs 1.13, 4
+    model = build(ModelSpec(name, IMAGE, 10), 0)
+    bank = deposit({"own": model}, torch.zeros(1, *IMAGE))
+    rebuilt = assemble(Recipe(bank.chain("own")), bank, IMAGE)
+    assert not any(part.startswith(("stitch", "head")) for part, _ in rebuilt.named_children())
+    images = torch.randn(6, *IMAGE)
+    assert torch.equal(predict(rebuilt, images), predict(model, images))
+    assert match({"own": model}, [rebuilt], images).similarity.item() == pytest.approx(1, abs=1e-5)
+
+
+def test_stitches_stand_only_between_blocks_that_were_not_neighbours(bank: BlockBank) -> None:
+    # The candidate of specs 1.6, like the paper's figure 7.
+    chain = (("cnn1", 2), ("cnn2", 3), ("cnn3", 4), ("cnn3", 5), ("cnn2", 5))
+    model = assemble(Recipe(tuple(BlockRef(*ref) for ref in chain)), bank, IMAGE)
+    names = [name for name, _ in model.named_children()]
+    assert names == [
+        "stitch1", "block1", "stitch2", "block2", "stitch3", "block3", "block4", "stitch5", "block5",
+    ]  # fmt: skip
+    sizes = {name: parameters(part) for name, part in model.named_children()}
+    assert sum(size for name, size in sizes.items() if name.startswith("block")) == 477_694
+    # image to 10x14x14, 64x5x5 to 64x5x5, 128x1x1 to 32x20x20, 128x4x4 to 50
+    assert sizes["stitch1"] == 40
+    assert sizes["stitch2"] == 64 * 64 + 64
+    assert sizes["stitch3"] == 128 * 32 + 32
+    assert sizes["stitch5"] == 128 * 50 + 50
+    assert sum(size for name, size in sizes.items() if name.startswith("stitch")) == 14_778
+    assert model(torch.randn(2, *IMAGE)).shape == (2, 10)
+
+
+def test_a_last_block_that_gives_no_logits_gets_a_head(bank: BlockBank) -> None:
+    model = assemble(Recipe((BlockRef("cnn1", 1), BlockRef("cnn1", 2), BlockRef("cnn1", 3))), bank, IMAGE)
+    assert parameters(model.head) == 50 * 10 + 10
+    assert model(torch.randn(2, *IMAGE)).shape == (2, 10)
+
+
+def test_candidates_and_models_share_no_tensors(models: dict[str, nn.Module], bank: BlockBank) -> None:
+    recipe = Recipe(bank.chain("cnn1"))
+    first, second = assemble(recipe, bank, IMAGE), assemble(recipe, bank, IMAGE)
+    before = [value.clone() for value in models["cnn1"].parameters()]
+    with torch.no_grad():
+        for value in first.parameters():
+            value.add_(1)
+    assert all(torch.equal(value, kept) for value, kept in zip(models["cnn1"].parameters(), before, strict=True))
+    assert all(torch.equal(value, kept) for value, kept in zip(second.parameters(), before, strict=True))
+
+
+def test_a_candidate_is_trainable_even_if_the_upload_was_frozen() -> None:
+    model = build(ModelSpec("cnn1", (1, 12, 12), 3), 0).requires_grad_(False)
+    bank = deposit({"own": model}, torch.zeros(1, 1, 12, 12))
+    assert all(value.requires_grad for value in assemble(Recipe(bank.chain("own")), bank, (1, 12, 12)).parameters())

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pfedhr.models import ModelSpec, build, check_last_batch, check_logits
+from pfedhr.zoo import ZOO, ModelError
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("cnn1", 97_384), ("cnn2", 228_712), ("cnn3", 2_510_178), ("cnn4", 5_852_170)]
+)
+def test_the_papers_networks_have_the_papers_sizes(name: str, parameters: int) -> None:
+    model = build(ModelSpec(name, (3, 32, 32), 10), 0)
+    assert sum(value.numel() for value in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 28, 28), (3, 32, 32), (4, 64, 40)])
+@pytest.mark.parametrize("classes", [2, 7])
+def test_every_network_takes_any_image_and_any_number_of_classes(name: str, shape: tuple[int, ...], classes: int) -> None:
+    check_logits(ModelSpec(name, shape, classes))
+
+
+def test_initial_weights_have_a_name() -> None:
+    spec = ModelSpec("cnn1", (1, 8, 8), 3)
+    first, again, other = (build(spec, 0, *path).state_dict() for path in (("a",), ("a",), ("b",)))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def two_inputs(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Bilinear(3, 3, classes)
+
+
+def wrong_width(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, classes + 1))
+
+
+def failing(shape: tuple[int, ...], classes: int) -> nn.Module:
+    raise KeyError("no such size")
+
+
+def no_module(shape: tuple[int, ...], classes: int) -> int:
+    return 3
+
+
+def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, classes))
+
+
+not_callable = 3
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("cnn5", ["'cnn5'", "did you mean 'cnn", "package.module:factory"]),
+        ("no_such_package:make", ["'no_such_package:make'", "No module named"]),
+        (f"{__name__}:absent", [":absent'", "was not found"]),
+        (f"{__name__}:not_callable", ["not a function"]),
+        (f"{__name__}:failing", ["failed when called", "no such size"]),
+        (f"{__name__}:no_module", ["returned a int"]),
+        (f"{__name__}:two_inputs", ["failed on a batch of two"]),
+        (f"{__name__}:wrong_width", ["(2, 4)", "(2, 3)", "one logit a class"]),
+    ],
+)
+def test_a_network_that_will_not_do_is_refused_by_name(factory: str, words: list[str]) -> None:
+    with pytest.raises(ModelError) as refusal:
+        check_logits(ModelSpec(factory, (1, 2, 2), 3))
+    assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+@pytest.mark.parametrize("name", ["cnn1", "resnet"])
+def test_images_are_needed_where_networks_convolve(name: str) -> None:
+    with pytest.raises(ModelError, match="takes images"):
+        build(ModelSpec(name, (12,), 3), 0)
+
+
+def test_a_last_batch_of_one_is_refused_only_where_it_fails() -> None:
+    spec = ModelSpec(f"{__name__}:normed", (1, 2, 2), 3)
+    with pytest.raises(ModelError, match=r"client 'a'.*21 examples in batches of 10.*another batch size"):
+        check_last_batch(spec, 21, 10, "client 'a'")
+    with pytest.raises(ModelError, match="batches of 1 leave"):
+        check_last_batch(spec, 20, 1, "client 'a'")
+    check_last_batch(spec, 22, 10, "client 'a'")
+    # A batch norm over a map has a variance even for one image.
+    check_last_batch(ModelSpec("cnn4", (1, 8, 8), 3), 21, 10, "client 'a'")

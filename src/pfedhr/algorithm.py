@@ -22,7 +22,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-class SettingError(PfedhrError, ValueError):
+class SettingError(PfedhrError):
     """A setting that cannot work, found before any training; the message names it, its value and a remedy."""
 
 

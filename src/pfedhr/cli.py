@@ -68,7 +68,8 @@ def run(arguments: list[str]) -> None:
     console = Console()
     with ProgressDisplay(console) as display:
         outcomes = resume(path, display) if stopped else start(experiment, path, display)
-    console.print(client_table(outcomes, experiment.algorithm.name), better_off(outcomes), f"written to {path}", sep="\n")
+    console.print(client_table(outcomes, experiment.algorithm.name))
+    print(*filter(None, [better_off(outcomes)]), f"written to {path}", sep="\n")
 
 
 def inspect(arguments: list[str]) -> None:

@@ -23,7 +23,7 @@ from pfedhr.federate import Schedule
 from pfedhr.learning import Training
 
 
-class ExperimentError(PfedhrError, ValueError):
+class ExperimentError(PfedhrError):
     """An experiment that cannot be read or run; the message names the field, its value and a remedy."""
 
 

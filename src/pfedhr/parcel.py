@@ -23,7 +23,7 @@ T = TypeVar("T")
 Tensors = dict[str, Tensor]
 
 
-class ParcelError(PfedhrError, ValueError):
+class ParcelError(PfedhrError):
     """Bytes, or a value, that are not what the type says."""
 
 

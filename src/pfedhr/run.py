@@ -30,14 +30,18 @@ from pfedhr.parcel import Tensors, pack, unpack
 from pfedhr.transport import Scores
 
 
-class RunError(PfedhrError, RuntimeError):
+class RunError(PfedhrError):
     """A run directory that is in the way, or is not one; the message names it and a remedy."""
+
+
+UNFINISHED = ".unfinished"
+"""Ends the names of files that are being written. What a killed process leaves of them counts for nothing."""
 
 
 def write(path: Path, content: bytes) -> None:
     """Give `path` this content: all of it, or, if the process ends before, none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(path.name + UNFINISHED)
     with unfinished.open("wb") as file:
         file.write(content)
         file.flush()
@@ -91,11 +95,13 @@ class RunDirectory:
         self._states = dict(self._checkpoint.states) if self._checkpoint else {}
         self._round = self._checkpoint.round if self._checkpoint else 0
         self._drop_lines_after(self._round)
+        for leftover in path.rglob(f"*{UNFINISHED}"):
+            leftover.unlink()
 
     @classmethod
     def create(cls, path: Path, experiment: str) -> RunDirectory:
         """Begin a run in `path`, which must not hold one. Raises RunError if it holds anything."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(entry.suffix != UNFINISHED for entry in path.iterdir())):
             raise RunError(f"{path} is not empty: choose another --out, or go on with it by `pfedhr run --resume {path}`")
         write(path / "experiment.toml", experiment.encode())
         return cls(path)

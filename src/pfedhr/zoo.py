@@ -21,7 +21,7 @@ from pfedhr.errors import PfedhrError
 Shape = tuple[int, ...]
 
 
-class ModelError(PfedhrError, ValueError):
+class ModelError(PfedhrError):
     """A network that cannot be made or used as asked; the message names it, what is wrong and a remedy."""
 
 

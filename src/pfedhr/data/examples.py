@@ -10,7 +10,7 @@ from torch import Tensor
 from pfedhr.errors import PfedhrError
 
 
-class DataError(PfedhrError, ValueError):
+class DataError(PfedhrError):
     """Data that is missing, damaged or cannot be shared out as asked; the message names place and remedy."""
 
 

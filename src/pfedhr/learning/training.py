@@ -13,7 +13,7 @@ from pfedhr.errors import PfedhrError
 from pfedhr.inference import predict
 
 
-class TrainingError(PfedhrError, RuntimeError):
+class TrainingError(PfedhrError):
     """Training that cannot go on, such as a loss that is not a number."""
 
 

@@ -26,7 +26,7 @@ FULL_LIMIT = 20_000_000
 log = logging.getLogger(__name__)
 
 
-class StitchError(PfedhrError, ValueError):
+class StitchError(PfedhrError):
     """Two shapes that no stitch joins."""
 
 

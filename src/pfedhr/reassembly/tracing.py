@@ -18,7 +18,7 @@ REMEDIES = (
 )
 
 
-class DecompositionError(PfedhrError, ValueError):
+class DecompositionError(PfedhrError):
     """A network that cannot be cut; the message names the place and the remedies."""
 
 

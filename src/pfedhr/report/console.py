@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -16,6 +17,9 @@ from pfedhr.federate import RoundResult
 from pfedhr.models import ModelSpec, build
 from pfedhr.reassembly import decompose
 from pfedhr.run import ClientOutcome
+
+# Narrow enough for the table of clients to fit 80 columns.
+LAYOUT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0), "title_justify": "left"}
 
 
 class ProgressDisplay:
@@ -54,12 +58,7 @@ class ProgressDisplay:
 def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
     """Return the table of a run: a row a client; below, the mean and the worst client of every column."""
     compared = all(one.alone_accuracy is not None for one in outcomes)
-    table = Table(
-        title=f"{method}: accuracy on each client's own test examples after the last round",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1),
-    )
+    table = Table(title=f"{method}: accuracy on each client's own test examples after the last round", **LAYOUT)
     for heading in ("client", "model", "classes"):
         table.add_column(heading, no_wrap=True)
     for heading in ("train", "test", method, *(("alone", "gain") if compared else ()), "teacher"):
@@ -97,7 +96,7 @@ def block_table(spec: ModelSpec) -> Table:
     blocks = decompose(model, torch.zeros(1, *spec.shape))
     total = sum(block.parameters for block in blocks)
     title = f"{spec.factory} on inputs of shape {spec.shape}: {len(blocks)} blocks, {total:,} parameters"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, **LAYOUT)
     for heading in ("block", "type", "in", "out", "parameters"):
         table.add_column(heading, justify="right" if heading == "parameters" else "left", no_wrap=True)
     table.add_column("names in the state_dict")

@@ -1,0 +1,5 @@
+"""`python -m pfedhr` is the command `pfedhr`."""
+
+from pfedhr.cli import main
+
+main()

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pfedhr.algorithms import ALGORITHMS
+from pfedhr.data import DataError
+from pfedhr.experiment import Experiment, ExperimentError, dump, load_experiment, parse, presets
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_an_experiment_that_survives_writing(name: str) -> None:
+    experiment = load_experiment(name)
+    assert parse(dump(experiment), "dumped") == experiment
+    assert experiment.name == name
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_field_is_written(name: str) -> None:
+    experiment = Experiment(name='a "quoted" näme\n', algorithm=ALGORITHMS[name]())
+    table = tomllib.loads(dump(experiment))
+    assert parse(dump(experiment), "dumped") == experiment
+    for section in ("data", "public", "clients", "plan", "algorithm"):
+        fields = {field.name for field in dataclasses.fields(getattr(experiment, section))}
+        assert set(table[section]) - {"name"} == fields - {"name"}
+    assert table["algorithm"]["name"] == name
+
+
+def test_the_file_of_the_readme_and_the_default_agree() -> None:
+    experiment = load_experiment("two-classes")
+    assert experiment == dataclasses.replace(Experiment(), name="two-classes")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[plan]\nround = 3", ["unknown field plan.round", "exp.toml", "did you mean plan.rounds?"]),
+        ("[plans]\nrounds = 3", ["unknown field plans", "did you mean plan?"]),
+        ("[plan]\nrounds = '3'", ["plan.rounds = '3'", "int was expected"]),
+        ("[plan]\nrounds = true", ["plan.rounds = True", "int was expected"]),
+        ("[plan]\nrounds = 0", ["plan.rounds = 0", "1 or more"]),
+        ("[plan]\nlearning_rate = -1", ["plan.learning_rate = -1.0", "above 0"]),
+        ("plan = 3", ["plan = 3", "section [plan]"]),
+        ("[clients]\ncount = 3", ["plan.active = 4", "3 clients only"]),
+        ("[clients]\nmodels = []", ["clients.models", "at least one"]),
+        ("[clients]\nmodels = [1]", ["clients.models = [1]", "list of strings"]),
+        ("[clients]\nmodels = 'cnn1'", ["clients.models = 'cnn1'", "list of strings"]),
+        ("[algorithm]\nname = 'pfedhrr'", ["algorithm.name = 'pfedhrr'", "did you mean 'pfedhr'?", "local"]),
+        ("[algorithm]\ngroup = 4", ["unknown field algorithm.group", "did you mean algorithm.groups?"]),
+        ("[algorithm]\nstitch = 'heavy'", ["algorithm.stitch = 'heavy'", "light, full"]),
+        ("[algorithm]\nname = 'local'\ngroups = 4", ["unknown field algorithm.groups"]),
+        ("workers = 0", ["workers = 0", "1 or more"]),
+        ("device = 'tpu'", ["device = 'tpu'", "auto, cpu, cuda"]),
+        ("name = 'a/b'", ["name = 'a/b'", "slash"]),
+        ("rounds = = 3", ["exp.toml is not TOML", "line 1"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place_and_a_remedy(text: str, words: list[str]) -> None:
+    with pytest.raises(ExperimentError) as refusal:
+        parse(text, "exp.toml")
+    assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_a_data_option_out_of_range_is_named() -> None:
+    with pytest.raises(DataError, match=r"data\.alpha = -1"):
+        parse("[data]\nalpha = -1", "exp.toml")
+
+
+def test_an_unknown_preset_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=r"'demoo'.*did you mean 'demo'"):
+        load_experiment("demoo")
+    file = tmp_path / "mine.toml"
+    file.write_text("name = 'mine'")
+    assert load_experiment(str(file)).name == "mine"

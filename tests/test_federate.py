@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from toy import make_cohort
+
+from pfedhr.algorithms.local import Local
+from pfedhr.federate import Schedule, federate, select
+from pfedhr.transport import InProcess, Order, Report, Workers
+
+CLIENTS = [f"client{number:02}" for number in range(10)]
+
+
+def test_a_selection_has_a_name_and_the_right_size() -> None:
+    chosen = [select(CLIENTS, 4, 0, round) for round in range(1, 201)]
+    assert all(len(set(active)) == 4 and list(active) == sorted(active) for active in chosen)
+    assert chosen == [select(CLIENTS, 4, 0, round) for round in range(1, 201)]
+    assert len(set(chosen)) > 50
+    counts = [sum(client in active for active in chosen) for client in CLIENTS]
+    # 200 rounds, 4 of 10: 80 each, deviation sqrt(200 * 0.4 * 0.6) = 6.9
+    assert all(abs(count - 80) < 5 * 6.9 for count in counts)
+
+
+class Recording(InProcess):
+    """An engine that keeps what it was asked for."""
+
+    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
+        self.__dict__.setdefault("asked", []).append(dict(outbox))
+        return super().exchange(outbox)
+
+
+def recorded(schedule: Schedule) -> tuple[list[dict[str, Order]], list]:
+    cohort = make_cohort("mlp", clients=6)
+    algorithm = Local()
+    engine = Recording(algorithm, Workers(cohort))
+    results = list(federate(algorithm, engine, engine.server_view, list(cohort.networks), schedule, 0))
+    return engine.asked, results
+
+
+def test_only_clients_that_changed_are_evaluated_again() -> None:
+    asked, results = recorded(Schedule(3, 2))
+    for orders, result in zip(asked, results, strict=True):
+        assert {client for client, order in orders.items() if order.message is not None} == set(result.active)
+    assert set(asked[0]) == set(results[0].scores)  # all of them the first time
+    assert len(asked[0]) == 6
+    assert all(set(orders) == set(result.active) for orders, result in zip(asked[1:], results[1:], strict=True))
+    assert all(len(result.scores) == 6 for result in results)
+
+
+def test_evaluations_are_spaced_and_the_last_round_is_always_evaluated() -> None:
+    asked, results = recorded(Schedule(5, 2, evaluate_every=3))
+    assert [result.evaluated for result in results] == [False, False, True, False, True]
+    assert [any(order.evaluate for order in orders.values()) for orders in asked] == [False, False, True, False, True]
+    assert results[0].scores == {}
+    assert len(results[2].scores) == 6
+    changed = set(results[3].active) | set(results[4].active)
+    assert {client for client, order in asked[4].items() if order.evaluate} == changed
+    every, _ = recorded(Schedule(5, 2))
+    spaced_last, every_last = results[-1].scores, recorded(Schedule(5, 2))[1][-1].scores
+    assert spaced_last == every_last
+    assert len(every) == 5
+
+
+def test_bytes_are_those_of_the_parcels() -> None:
+    asked, results = recorded(Schedule(1, 3))
+    assert results[0].bytes_down == sum(len(order.message) for order in asked[0].values() if order.message)
+    assert results[0].bytes_up > 0

@@ -1,0 +1,262 @@
+"""The run directory, and that a run killed at any moment ends as if it had never been."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from toy import separable
+
+from pfedhr import run as run_module
+from pfedhr.algorithm import SettingError
+from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.pfedhr import PFedHR
+from pfedhr.data import Dataset, Examples
+from pfedhr.experiment import Experiment, dump, parse
+from pfedhr.federate import RoundResult
+from pfedhr.launch import resume, start, stored_experiment
+from pfedhr.models import ModelSpec, build
+from pfedhr.run import RunDirectory, RunError, write
+
+
+def quarters(directory: str) -> Dataset:
+    """A data set of one's own: `data.name = "test_run:quarters"`."""
+    examples = separable(240, "quarters")
+    return Dataset("quarters", Examples(examples.inputs, examples.labels), classes=4, mirror=False)
+
+
+EXPERIMENT = f"""
+name = "toy"
+[data]
+name = "{__name__}:quarters"
+partition = "iid"
+[clients]
+count = 4
+models = ["cnn1", "mlp"]
+[plan]
+rounds = 3
+active = 2
+local_epochs = 1
+[algorithm]
+name = "pfedhr"
+groups = 2
+candidates = 2
+tuning_epochs = 1
+probe = 8
+"""
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def begin(self, label: str, rounds: int, done: int) -> None:
+        self.seen.append((label, done))
+
+    def end_round(self, label: str, result: RoundResult) -> None:
+        self.seen.append((label, result.round))
+
+
+def contents(path: Path) -> dict[str, object]:
+    """Everything in a run directory, times aside."""
+    found: dict[str, object] = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_dir():
+            continue
+        content: object = file.read_bytes()
+        if file.name == "rounds.jsonl":
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            content = [{key: value for key, value in line.items() if "seconds" not in key} for line in lines]
+        found[str(file.relative_to(path))] = content
+    return found
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((path / "clients.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("undisturbed") / "run"
+    start(parse(EXPERIMENT, "the test"), path, Silent())
+    return path
+
+
+def test_a_run_leaves_what_it_should(undisturbed: Path) -> None:
+    experiment = parse(EXPERIMENT, "the test")
+    assert parse((undisturbed / "experiment.toml").read_text(), "the run") == experiment
+    lines = [json.loads(line) for line in (undisturbed / "rounds.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    wanted = {"seconds", "server_seconds", "bytes_up", "bytes_down", "accuracy", "candidates", "groups", "teacher_sizes"}
+    assert all(wanted <= set(line) for line in lines)
+    assert all(set(line["accuracy"]) == {"mean", "std", "min"} for line in lines)
+    rows = rows_of(undisturbed)
+    assert [row["client"] for row in rows] == ["client00", "client01", "client02", "client03"]
+    assert [row["model"] for row in rows] == ["cnn1", "mlp", "cnn1", "mlp"]
+    accuracies = [float(row["accuracy"]) for row in rows]
+    assert sum(accuracies) / 4 == pytest.approx(lines[-1]["accuracy"]["mean"])
+    assert min(accuracies) == lines[-1]["accuracy"]["min"]
+    alone = {row["client"]: row["accuracy"] for row in rows_of(undisturbed / "local")}
+    assert {row["client"]: row["alone_accuracy"] for row in rows} == alone
+    assert all(int(row["train"]) + int(row["test"]) == 54 for row in rows)  # 240, less a tenth, over four
+
+
+def test_the_networks_on_disk_are_the_ones_that_were_scored(undisturbed: Path) -> None:
+    from pfedhr.launch import prepare
+    from pfedhr.learning import evaluate
+
+    experiment = parse(EXPERIMENT, "the test")
+    cohort = prepare(experiment)
+    rows = {row["client"]: row for row in rows_of(undisturbed)}
+    for client, network in cohort.networks.items():
+        model = build(network, 0)
+        model.load_state_dict(safetensors.torch.load_file(undisturbed / "models" / f"{client}.safetensors"))
+        test = cohort.federation.clients[client].test.ready(torch.device("cpu"))
+        assert evaluate(model, test.inputs, test.labels).accuracy == float(rows[client]["accuracy"])
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing that handles errors sees it."""
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
+    """Let the process end at the disk operation `step`: at a write that is half done, or one that is done but not named."""
+    done: list[str] = []
+    real_fsync, real_replace = os.fsync, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append("fsync")
+        if len(done) == step:
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2) if os.fstat(descriptor).st_mode & 0o100000 else None
+            raise Killed
+        real_fsync(descriptor)
+
+    def replace(self: Path, target: Path) -> Path:
+        done.append("replace")
+        if len(done) == step:
+            raise Killed
+        return real_replace(self, target)
+
+    monkeypatch.setattr(run_module.os, "fsync", fsync)
+    monkeypatch.setattr(run_module.Path, "replace", replace)
+    return done
+
+
+def test_a_crash_at_any_disk_operation_changes_nothing_in_the_end(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = contents(undisturbed)
+    experiment = parse(EXPERIMENT, "the test")
+    with monkeypatch.context() as patch:
+        operations = crash_at(patch, -1)
+        start(experiment, tmp_path / "count", Silent())
+    assert len(operations) > 60
+    # Every operation of the first round of the method and its neighbours, and a scattering of the others.
+    for step in sorted({*range(1, 5), *range(len(operations) // 2, len(operations) // 2 + 14), len(operations) - 1}):
+        path = tmp_path / f"crash-{step}"
+        with monkeypatch.context() as patch:
+            crash_at(patch, step)
+            with pytest.raises(Killed):
+                start(experiment, path, Silent())
+        if not (path / "experiment.toml").exists():
+            assert step <= 2  # the run had not begun
+            continue
+        resume(path, Silent())
+        assert contents(path) == expected, f"step {step}"
+
+
+def test_a_finished_run_resumed_stays_as_it_is(undisturbed: Path) -> None:
+    before = contents(undisturbed)
+    watch = Silent()
+    outcomes = resume(undisturbed, watch)
+    assert watch.seen == [("local", 3), ("pfedhr", 3)]
+    assert contents(undisturbed) == before
+    assert len(outcomes) == 4
+
+
+def test_a_process_killed_is_taken_up_where_it_stood(undisturbed: Path, tmp_path: Path) -> None:
+    """With kill -9 on real processes: once while the clients learn alone, once in the method's own rounds."""
+    file, path = tmp_path / "toy.toml", tmp_path / "run"
+    file.write_text(EXPERIMENT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-m", "pfedhr", "run"]
+    for arguments, watched, lines in (
+        ([str(file), "--out", str(path)], path / "local" / "rounds.jsonl", 1),
+        (["--resume", str(path)], path / "rounds.jsonl", 2),
+    ):
+        process = subprocess.Popen([*command, *arguments], env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not watched.exists() or watched.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not (path / "clients.csv").exists()
+    ended = subprocess.run([*command, "--resume", str(path)], env=environment, capture_output=True, text=True, check=True)
+    assert "better off than alone" in ended.stdout
+    assert contents(path) == contents(undisturbed)
+
+
+def test_a_directory_in_use_is_left_alone(undisturbed: Path, tmp_path: Path) -> None:
+    before = contents(undisturbed)
+    with pytest.raises(RunError, match=r"not empty.*--resume"):
+        start(parse(EXPERIMENT, "the test"), undisturbed, Silent())
+    assert contents(undisturbed) == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        RunDirectory.create(tmp_path / "file", "")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_nothing_is_written_for_an_experiment_that_cannot_run(tmp_path: Path) -> None:
+    broken = EXPERIMENT.replace("groups = 2", "groups = 9")
+    with pytest.raises(SettingError, match="groups = 9"):
+        start(parse(broken, "the test"), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_run_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no experiment\.toml"):
+        stored_experiment(tmp_path)
+
+
+def test_a_write_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file"
+    write(path, b"old")
+    with monkeypatch.context() as patch:
+        crash_at(patch, 1)
+        with pytest.raises(Killed):
+            write(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+    write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [file.name for file in path.parent.iterdir()] == ["file"]
+
+
+def test_the_experiment_on_disk_is_complete(undisturbed: Path) -> None:
+    text = (undisturbed / "experiment.toml").read_text()
+    assert dump(stored_experiment(undisturbed)) == text
+    assert "repeat_groups = false" in text
+
+
+def test_a_run_may_leave_out_learning_alone(tmp_path: Path) -> None:
+    text = EXPERIMENT.replace('name = "toy"', 'name = "toy"\ncompare_local = false')
+    outcomes = start(parse(text, "the test"), tmp_path / "run", Silent())
+    assert all(outcome.alone_accuracy is None for outcome in outcomes)
+    assert not (tmp_path / "run" / "local").exists()
+
+
+def test_experiments_compare_by_value() -> None:
+    assert parse(EXPERIMENT, "a") == parse(EXPERIMENT, "b")
+    assert Experiment(algorithm=Local()) != Experiment(algorithm=PFedHR())
+    assert ModelSpec("mlp", (1,), 2) == ModelSpec("mlp", (1,), 2)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping
 
+import pytest
 from toy import make_cohort
 
 from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.federate import Schedule, federate, select
-from pfedhr.transport import InProcess, Order, Report, Workers
+from pfedhr.learning import Training, TrainingError
+from pfedhr.transport import InProcess, Order, Report, TransportError, Workers
 
 CLIENTS = [f"client{number:02}" for number in range(10)]
 
@@ -65,3 +70,31 @@ def test_bytes_are_those_of_the_parcels() -> None:
     asked, results = recorded(Schedule(1, 3))
     assert results[0].bytes_down == sum(len(order.message) for order in asked[0].values() if order.message)
     assert results[0].bytes_up > 0
+
+
+def end_abruptly(cohort: object) -> None:
+    os._exit(1)
+
+
+def test_a_worker_that_ends_is_told_in_words() -> None:
+    with Workers(make_cohort("mlp"), 2) as workers, pytest.raises(TransportError, match="worker process ended"):
+        list(workers.run(end_abruptly, [(), ()]))
+
+
+def test_a_loss_that_is_not_finite_names_client_and_round() -> None:
+    cohort = make_cohort("mlp", clients=2)
+    broken = dataclasses.replace(cohort, training=Training(1, 8, learning_rate=1e30))
+    for workers in (1, 2):
+        with Workers(broken, workers) as crew:
+            engine = InProcess(Local(), crew)
+            rounds = federate(Local(), engine, engine.server_view, list(cohort.networks), Schedule(5, 2), 0)
+            with pytest.raises(TrainingError, match=r"client client0\d \(mlp\) in round \d: the loss is (nan|inf)"):
+                list(rounds)
+
+
+def test_a_tuning_that_is_not_finite_names_recipe_and_round() -> None:
+    algorithm = PFedHR(groups=2, candidates=2, tuning_epochs=3, tuning_learning_rate=1e30, probe=8)
+    with Workers(make_cohort("mlp", clients=2)) as crew:
+        engine = InProcess(algorithm, crew)
+        with pytest.raises(TrainingError, match=r"tuning client\S+ client.* in round 1: the loss is (nan|inf)"):
+            list(federate(algorithm, engine, engine.server_view, ["client00", "client01"], Schedule(1, 2), 0))

@@ -202,7 +202,9 @@ def test_a_process_killed_is_taken_up_where_it_stood(undisturbed: Path, tmp_path
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not (path / "clients.csv").exists()
-    ended = subprocess.run([*command, "--resume", str(path)], env=environment, capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [*command, "--resume", str(path), "--workers", "2"], env=environment, capture_output=True, text=True, check=True
+    )
     assert "better off than alone" in ended.stdout
     assert contents(path) == contents(undisturbed)
 

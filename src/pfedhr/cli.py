@@ -21,7 +21,8 @@ Personalised federated learning among clients whose neural networks differ.
 
   pfedhr run PRESET-or-FILE.toml [--out DIR] [--FIELD VALUE ...]
                           run an experiment; `pfedhr run demo --help` lists every field
-  pfedhr run --resume DIR go on with a run that was stopped, to the same end
+  pfedhr run --resume DIR [--workers N]
+                          go on with a run that was stopped, to the same end
   pfedhr inspect MODEL [--shape 3,32,32] [--classes 10]
                           print a network's blocks
   pfedhr presets          list the presets
@@ -58,16 +59,23 @@ def run(arguments: list[str]) -> None:
 
     stopped, arguments = _take(arguments, "--resume")
     out, arguments = _take(arguments, "--out")
-    if stopped and (arguments or out):
-        raise UsageError("--resume takes the run's directory and nothing besides: a run goes on as it began")
+    workers: int | None = None
     if stopped:
+        count, arguments = _take(arguments, "--workers")
+        if arguments or out or not (count or "1").isdecimal():
+            raise UsageError("--resume takes the run's directory, and --workers N if need be: a run goes on as it began")
+        workers = int(count) if count else None
         path, experiment = Path(stopped), stored_experiment(Path(stopped))
     else:
         experiment = _experiment(arguments)
         path = Path(out) if out else _free_directory(experiment.name)
     console = Console()
-    with ProgressDisplay(console) as display:
-        outcomes = resume(path, display) if stopped else start(experiment, path, display)
+    try:
+        with ProgressDisplay(console) as display:
+            outcomes = resume(path, display, workers) if stopped else start(experiment, path, display)
+    except KeyboardInterrupt:
+        print(f"pfedhr: stopped; go on with: pfedhr run --resume {path}", file=sys.stderr)
+        sys.exit(130)
     console.print(client_table(outcomes, experiment.algorithm.name))
     print(*filter(None, [better_off(outcomes)]), f"written to {path}", sep="\n")
 

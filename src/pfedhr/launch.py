@@ -65,9 +65,14 @@ def stored_experiment(path: Path) -> Experiment:
     return parse(RunDirectory.open(path).experiment, f"{path}/experiment.toml")
 
 
-def resume(path: Path, watch: Watcher) -> list[ClientOutcome]:
-    """Take up the run in `path` where it was left, to the same end as if it had never stopped. Raises RunError."""
+def resume(path: Path, watch: Watcher, workers: int | None = None) -> list[ClientOutcome]:
+    """Take up the run in `path` where it was left, to the same end as if it had never stopped. Raises RunError.
+
+    `workers` takes the place of the number that the run began with: no result depends on it.
+    """
     experiment = stored_experiment(path)
+    if workers is not None:
+        experiment = replace(experiment, workers=workers)
     return _run(experiment, prepare(experiment), path, watch)
 
 

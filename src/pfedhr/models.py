@@ -46,12 +46,12 @@ def build(spec: ModelSpec, seed: int, *path: int | str) -> nn.Module:
     return model
 
 
-def check_logits(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> None:
+def check_logits(spec: ModelSpec) -> None:
     """Raise ModelError unless the network of `spec` maps a batch of two to logits (2, classes)."""
     model = build(spec, 0)
     try:
         with inference(model):
-            logits = model(torch.zeros(2, *spec.shape, dtype=dtype))
+            logits = model(torch.zeros(2, *spec.shape))
     except Exception as error:
         raise ModelError(
             f"model {spec.factory!r} failed on a batch of two inputs of shape {spec.shape}: {type(error).__name__}: "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
@@ -18,12 +19,17 @@ from torch import nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Map, Metrics, ServerView
 from pfedhr.data import Examples, Federation
+from pfedhr.errors import PfedhrError
 from pfedhr.learning import Score, Training, TrainingError, evaluate
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import pack, unpack
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+class TransportError(PfedhrError):
+    """An engine that broke, whatever the method."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,12 @@ class Workers:
     def run(self, task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Result]:
         """Yield `task(cohort, *each)` for each of the arguments in order; task and arguments must be picklable."""
         if self._pool:
-            yield from self._pool.map(_in_worker, [task] * len(arguments), arguments)
+            try:
+                yield from self._pool.map(_in_worker, [task] * len(arguments), arguments)
+            except BrokenProcessPool as error:
+                raise TransportError(
+                    "a worker process ended before its work did, most often for want of memory: go on with fewer workers"
+                ) from error
         else:
             with one_thread():
                 for each in arguments:

@@ -150,3 +150,14 @@ def test_a_view_is_what_a_method_sees() -> None:
     assert (view.id, view.round) == ("client01", 3)
     assert isinstance(view.train.inputs, Tensor)
     assert torch.equal(view.train.inputs, cohort.federation.clients["client01"].train.inputs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("algorithm", METHODS)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_rounds_run_on_a_gpu(algorithm: Algorithm, labelled: bool) -> None:
+    cohort = dataclasses.replace(make_cohort("cnn4", "resnet", labelled=labelled, epochs=8), device=torch.device("cuda"))
+    results, _ = run(algorithm, cohort, Schedule(4, 4))
+    accuracies = [scores.own.accuracy for scores in results[-1].scores.values()]
+    assert sum(accuracies) / len(accuracies) > 0.9

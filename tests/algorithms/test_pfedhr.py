@@ -31,6 +31,7 @@ from pfedhr.reassembly import (
 )
 from pfedhr.seeding import generator
 from pfedhr.transport import Cohort, InProcess, Workers
+from pfedhr.zoo import ModelError
 
 SMALL = PFedHR(groups=3, candidates=4, tuning_epochs=1, probe=8)
 
@@ -261,3 +262,15 @@ def test_the_types_of_the_seam() -> None:
     assert (PFedHR.server_state, PFedHR.client_state) == (Teachers, Taught)
     assert (PFedHR.message_type, PFedHR.reply_type) == (Lesson, Upload)
     assert Tuned.__dataclass_params__.frozen
+
+
+def normed(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, classes))
+
+
+def test_public_data_that_leave_a_batch_of_one_are_refused_before_training() -> None:
+    cohort = make_cohort(f"{__name__}:normed")
+    PFedHR(groups=2, tuning_batch_size=8).check(setup_of(cohort))
+    with pytest.raises(ModelError, match=r"tuning_batch_size and the public data: 16 examples in batches of 5 leave"):
+        PFedHR(groups=2, tuning_batch_size=5).check(setup_of(cohort))
+    PFedHR(groups=2, tuning_batch_size=5, tuning_epochs=0).check(setup_of(cohort))

@@ -23,7 +23,7 @@ from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, rebuild, tune
 from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Training, distil
-from pfedhr.models import ModelSpec, build
+from pfedhr.models import ModelSpec, build, check_last_batch
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import (
     BlockBank,
@@ -112,7 +112,11 @@ class PFedHR(Algorithm):
     reply_type = Upload
 
     def check(self, setup: Setup) -> None:
-        """Raise SettingError for settings out of range or more groups than layers, DecompositionError for a network's cut."""
+        """Raise what would stop the method on `setup`.
+
+        SettingError for a setting out of range or more groups than layers, DecompositionError for a network that cannot be
+        cut, ModelError for one that cannot be tuned in these batches.
+        """
         at_least = {"groups": 2, "candidates": 1, "tuning_epochs": 0, "tuning_batch_size": 1, "probe": 2}
         at_least |= {"distil_weight": 0, "teacher_max_age": 0}
         for setting, least in at_least.items():
@@ -126,6 +130,10 @@ class PFedHR(Algorithm):
                 f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of shape "
                 f"{tuple(setup.public.inputs.shape[1:])}; give labelled public data"
             )
+        if self.tuning_epochs:
+            for network in set(setup.networks.values()):
+                place = "algorithm.tuning_batch_size and the public data"
+                check_last_batch(network, len(setup.public), self.tuning_batch_size, place)
         self._check_layers(setup)
 
     def _check_layers(self, setup: Setup) -> None:
@@ -180,14 +188,14 @@ class PFedHR(Algorithm):
         uploads = {client: replies[client] for client in sorted(replies)}
         sources = average_structures(uploads) if self.average_structures else uploads
         with watch("profile_seconds"):
-            bank = _deposit(sources)
+            bank = _deposit(sources, view.device)
             similarity = block_similarity(profile(bank, self._probe(view)))
         with watch("propose_seconds"):
             groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"))
         with watch("assemble_seconds"):
             drafts = [self._draft(recipe, bank, sources, view) for recipe in recipes]
             # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
-            own = bank if sources is uploads else _deposit(uploads)
+            own = bank if sources is uploads else _deposit(uploads, view.device)
             clones = [self._draft(Recipe(own.chain(client)), own, uploads, view) for client in uploads if drafts]
         with watch("tune_seconds"):
             tuned = view.map(tune, [self._tuning_job(draft) for draft in [*drafts, *clones]], Tuned)
@@ -233,9 +241,9 @@ class PFedHR(Algorithm):
         return TuningJob(draft, training, self.contrastive_temperature)
 
 
-def _deposit(uploads: Mapping[str, Upload]) -> BlockBank:
-    models = {owner: restore(upload.network, upload.weights) for owner, upload in uploads.items()}
-    return deposit(models, torch.zeros(1, *next(iter(uploads.values())).network.shape))
+def _deposit(uploads: Mapping[str, Upload], device: torch.device) -> BlockBank:
+    models = {owner: restore(upload.network, upload.weights).to(device) for owner, upload in uploads.items()}
+    return deposit(models, torch.zeros(1, *next(iter(uploads.values())).network.shape, device=device))
 
 
 def average_structures(uploads: Mapping[str, Upload]) -> dict[str, Upload]:

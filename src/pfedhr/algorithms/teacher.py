@@ -13,7 +13,7 @@ from pfedhr.algorithm import ServerView
 from pfedhr.algorithms.private import weights_of
 from pfedhr.data import Examples
 from pfedhr.inference import predict
-from pfedhr.learning import Augmentation, Loss, Training, fit, nt_xent
+from pfedhr.learning import Augmentation, Loss, Training, TrainingError, fit, nt_xent
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import Block, BlockBank, Recipe, StitchKind, assemble, decompose
@@ -71,7 +71,10 @@ class Tuned:
 
 
 def tune(job: TuningJob, view: ServerView) -> Tuned:
-    """Train every weight of the network on the public data: by cross entropy, or by NT-Xent of two views without labels."""
+    """Train every weight of the network on the public data: by cross entropy, or by NT-Xent of two views without labels.
+
+    Raises TrainingError naming recipe and round.
+    """
     public = view.public.ready(view.device)
     model = rebuild(job.teacher).to(view.device)
     path = (view.round, str(job.teacher.recipe), "tuning")
@@ -81,8 +84,11 @@ def tune(job: TuningJob, view: ServerView) -> Tuned:
         if isinstance(public, Examples)
         else _contrastive(public.inputs, view.mirror, job.temperature, generator(view.seed, *path, "views"))
     )
-    with seeded(view.seed, *path, "dropout"):
-        fit(model, len(public), loss, job.training, rng)
+    try:
+        with seeded(view.seed, *path, "dropout"):
+            fit(model, len(public), loss, job.training, rng)
+    except TrainingError as error:
+        raise TrainingError(f"tuning {job.teacher.recipe} in round {view.round}: {error}") from error
     logits = predict(model, public.inputs).cpu()
     return Tuned(replace(job.teacher, weights=weights_of(model)), logits)
 

@@ -58,7 +58,7 @@ class ProgressDisplay:
 def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
     """Return the table of a run: a row a client; below, the mean and the worst client of every column."""
     compared = all(one.alone_accuracy is not None for one in outcomes)
-    table = Table(title=f"{method}: accuracy on each client's own test examples after the last round", **LAYOUT)
+    table = Table(title=f"{method}: test accuracy after the last round", **LAYOUT)
     for heading in ("client", "model", "classes"):
         table.add_column(heading, no_wrap=True)
     for heading in ("train", "test", method, *(("alone", "gain") if compared else ()), "teacher"):

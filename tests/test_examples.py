@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pfedhr
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_reassembly_on_ones_own_networks() -> None:
+    ended = subprocess.run([sys.executable, EXAMPLES / "reassemble.py"], capture_output=True, text=True, check=True)
+    assert "5 candidates" in ended.stdout
+    assert all(f"{name} is answered most alike by" in ended.stdout for name in ("small", "deep", "wide"))
+
+
+def test_ones_own_network_and_data(tmp_path: Path) -> None:
+    for name in ("own_model_and_data.py", "own_model_and_data.toml"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    # The console script, which unlike `python -m` does not put the working directory on the path by itself.
+    command = [Path(sys.executable).parent / "pfedhr", "run", "own_model_and_data.toml", "--plan.rounds", "1", "--workers", "2"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "own_model_and_data:make" in (tmp_path / "runs" / "own" / "clients.csv").read_text()
+    assert "6 clients better off than alone" in ended.stdout
+
+
+def test_the_public_names_are_there() -> None:
+    assert all(getattr(pfedhr, name) is not None for name in pfedhr.__all__)
+    assert set(dir(pfedhr)) == set(pfedhr.__all__)
+    with pytest.raises(AttributeError, match="'nothing'"):
+        pfedhr.nothing  # noqa: B018

@@ -46,25 +46,22 @@ class Measurement:
         return f"{self.name:<28}{middle:>7} {self.unit:<6}{span:<21}{wanted:<16}{outcome:<8}{self.note}".rstrip()
 
 
-def seconds(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the seconds of one call by `clock`, wall time unless another is given."""
-    start = clock()
+def seconds(action: Callable[[], object]) -> float:
+    """Return the wall time of one call."""
+    start = time.perf_counter()
     action()
-    return clock() - start
+    return time.perf_counter() - start
 
 
-def interleaved(
-    *actions: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter
-) -> list[tuple[float, ...]]:
+def interleaved(*actions: Callable[[], object], repeats: int) -> list[tuple[float, ...]]:
     """Return the seconds (repeats,) of every action, called in turn: A B A B ...
 
     What else the machine does changes from second to second; in turn it meets all actions alike. A first call of each, which
-    finds caches empty, is not counted. For work of one thread that waits for nothing, `time.process_time` leaves out what other
-    processes take.
+    finds caches empty, is not counted.
     """
     for action in actions:
         action()
-    rows = [tuple(seconds(action, clock) for action in actions) for _ in range(repeats)]
+    rows = [tuple(seconds(action) for action in actions) for _ in range(repeats)]
     return list(zip(*rows, strict=True))
 
 

@@ -10,8 +10,8 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, train_privately
 from pfedhr.experiment import ClientOptions, Experiment, load_experiment
 from pfedhr.federate import RoundResult, federate
+from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.launch import prepare
-from pfedhr.transport import Cohort, InProcess, Workers
 
 ROUNDS = 3
 

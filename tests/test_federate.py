@@ -10,8 +10,9 @@ from toy import make_cohort
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.federate import Schedule, federate, select
+from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training, TrainingError
-from pfedhr.transport import InProcess, Order, Report, TransportError, Workers
+from pfedhr.transport import Order, Report, TransportError
 
 CLIENTS = [f"client{number:02}" for number in range(10)]
 

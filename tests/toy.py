@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from pfedhr.data import ClientData, Examples, Federation
+from pfedhr.in_process import Cohort
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
 from pfedhr.seeding import generator
-from pfedhr.transport import Cohort
 
 
 def separable(count: int, *path: int | str) -> Examples:

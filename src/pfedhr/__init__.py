@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pfedhr.experiment import Experiment as Experiment
     from pfedhr.experiment import load_experiment as load_experiment
     from pfedhr.federate import Schedule as Schedule
+    from pfedhr.in_process import Cohort as Cohort
+    from pfedhr.in_process import InProcess as InProcess
+    from pfedhr.in_process import Workers as Workers
     from pfedhr.learning import Training as Training
     from pfedhr.models import ModelSpec as ModelSpec
     from pfedhr.reassembly import Block as Block
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
     from pfedhr.reassembly import profile as profile
     from pfedhr.reassembly import propose as propose
     from pfedhr.seeding import generator as generator
-    from pfedhr.transport import Cohort as Cohort
-    from pfedhr.transport import InProcess as InProcess
-    from pfedhr.transport import Workers as Workers
 
 _HOMES = {
     "algorithms": ("ALGORITHMS",),
@@ -51,7 +51,7 @@ _HOMES = {
         *("match", "profile", "propose"),
     ),
     "seeding": ("generator",),
-    "transport": ("Cohort", "InProcess", "Workers"),
+    "in_process": ("Cohort", "InProcess", "Workers"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from pfedhr.algorithm import Algorithm, Metrics, ServerView
+from pfedhr.inference import one_thread
 from pfedhr.parcel import pack, unpack
 from pfedhr.seeding import generator
-from pfedhr.transport import Order, Scores, Transport, one_thread
+from pfedhr.transport import Order, Scores, Transport
 
 
 @dataclass(frozen=True)

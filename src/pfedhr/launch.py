@@ -11,10 +11,11 @@ from pfedhr.algorithms.local import Local
 from pfedhr.data import Federation, build_federation
 from pfedhr.experiment import Experiment, dump, parse
 from pfedhr.federate import RoundResult, federate, start_progress
+from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.models import ModelSpec, build, check_last_batch, check_logits
 from pfedhr.parcel import Tensors, unpack
 from pfedhr.run import ClientOutcome, RunDirectory
-from pfedhr.transport import Cohort, InProcess, Scores, Workers
+from pfedhr.transport import Scores
 
 
 class Watcher(Protocol):

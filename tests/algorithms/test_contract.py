@@ -14,8 +14,9 @@ from toy import make_cohort
 from pfedhr.algorithm import Algorithm, ClientView, ServerView
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.federate import RoundResult, Schedule, federate
+from pfedhr.in_process import Cohort, InProcess, MemoryStore, Workers
 from pfedhr.parcel import pack, unpack
-from pfedhr.transport import Cohort, InProcess, MemoryStore, Order, Report, Workers
+from pfedhr.transport import Order, Report
 
 SMALL = {"local": {}, "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8}}
 METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]

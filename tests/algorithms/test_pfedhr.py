@@ -8,11 +8,13 @@ from toy import make_cohort
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.local import Local, Own
-from pfedhr.algorithms.pfedhr import Lesson, PFedHR, Taught, Teachers, Upload, average_structures
+from pfedhr.algorithms.pfedhr import Lesson, PFedHR, Taught, Teachers
 from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, rebuild, tune
+from pfedhr.algorithms.uploads import Upload, average_structures
 from pfedhr.data import Unlabelled
 from pfedhr.federate import Schedule
+from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
@@ -30,7 +32,6 @@ from pfedhr.reassembly import (
     propose,
 )
 from pfedhr.seeding import generator
-from pfedhr.transport import Cohort, InProcess, Workers
 from pfedhr.zoo import ModelError
 
 SMALL = PFedHR(groups=3, candidates=4, tuning_epochs=1, probe=8)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
-from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately, weights_of
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, rebuild, tune
+from pfedhr.algorithms.uploads import Upload, average_structures, deposit_uploads
 from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Training, distil
-from pfedhr.models import ModelSpec, build, check_last_batch
+from pfedhr.models import build, check_last_batch
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import (
     BlockBank,
@@ -34,7 +34,6 @@ from pfedhr.reassembly import (
     assemble,
     block_similarity,
     decompose,
-    deposit,
     group,
     match_logits,
     profile,
@@ -63,15 +62,6 @@ class Lesson:
     """What goes down: a teacher, if a new one waits."""
 
     teacher: Teacher | None
-
-
-@dataclass(frozen=True)
-class Upload:
-    """What goes up: the network, its weights, and how many examples it was trained on."""
-
-    network: ModelSpec
-    weights: Tensors
-    examples: int
 
 
 @dataclass(frozen=True)
@@ -165,18 +155,7 @@ class PFedHR(Algorithm):
     def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
         """Train on the private data beside the teacher: eq. (6)."""
         teacher = message.teacher or state.teacher
-        useful = teacher is not None and (not self.teacher_max_age or view.round - teacher.round <= self.teacher_max_age)
-        term: Term | None = None
-        if teacher is not None and useful and self.distil_weight > 0:
-            # The teacher and the private data stay the same for the round: its logits are computed once.
-            logits = predict(rebuild(teacher).to(view.device), view.train.ready(view.device).inputs)
-
-            def beside(student: Tensor, batch: Tensor) -> Tensor:
-                return self.distil_weight * distil(student, logits[batch], self.temperature)
-
-            term = beside
-
-        weights, metrics = train_privately(view, state.weights, term)
+        weights, metrics = train_privately(view, state.weights, self._term(teacher, view))
         return Taught(weights, teacher), Upload(view.network, weights, len(view.train)), metrics
 
     def server_step(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> tuple[Teachers, Metrics]:
@@ -188,14 +167,14 @@ class PFedHR(Algorithm):
         uploads = {client: replies[client] for client in sorted(replies)}
         sources = average_structures(uploads) if self.average_structures else uploads
         with watch("profile_seconds"):
-            bank = _deposit(sources, view.device)
+            bank = deposit_uploads(sources, view.device)
             similarity = block_similarity(profile(bank, self._probe(view)))
         with watch("propose_seconds"):
             groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"))
         with watch("assemble_seconds"):
             drafts = [self._draft(recipe, bank, sources, view) for recipe in recipes]
             # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
-            own = bank if sources is uploads else _deposit(uploads, view.device)
+            own = bank if sources is uploads else deposit_uploads(uploads, view.device)
             clones = [self._draft(Recipe(own.chain(client)), own, uploads, view) for client in uploads if drafts]
         with watch("tune_seconds"):
             tuned = view.map(tune, [self._tuning_job(draft) for draft in [*drafts, *clones]], Tuned)
@@ -213,6 +192,16 @@ class PFedHR(Algorithm):
     def teacher_model(self, state: Taught, view: ClientView) -> nn.Module | None:
         """Return the client's last teacher, if it has one."""
         return rebuild(state.teacher) if state.teacher else None
+
+    def _term(self, teacher: Teacher | None, view: ClientView) -> Term | None:
+        """Return the second term of eq. (6), or None where no teacher serves."""
+        if teacher is None or not self.distil_weight:
+            return None
+        if self.teacher_max_age and view.round - teacher.round > self.teacher_max_age:
+            return None
+        # The teacher and the private data stay the same for the round: its logits are computed once.
+        logits = predict(rebuild(teacher).to(view.device), view.train.ready(view.device).inputs)
+        return lambda student, batch: self.distil_weight * distil(student, logits[batch], self.temperature)
 
     def _probe(self, view: ServerView) -> Tensor:
         """Return the public examples that blocks are compared on, the same in every round."""
@@ -239,26 +228,6 @@ class PFedHR(Algorithm):
     def _tuning_job(self, draft: Teacher) -> TuningJob:
         training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
         return TuningJob(draft, training, self.contrastive_temperature)
-
-
-def _deposit(uploads: Mapping[str, Upload], device: torch.device) -> BlockBank:
-    models = {owner: restore(upload.network, upload.weights).to(device) for owner, upload in uploads.items()}
-    return deposit(models, torch.zeros(1, *next(iter(uploads.values())).network.shape, device=device))
-
-
-def average_structures(uploads: Mapping[str, Upload]) -> dict[str, Upload]:
-    """Return one upload a structure, named by it: the mean of its clients' weights by their examples (large-N variant)."""
-    cohorts: dict[ModelSpec, list[Upload]] = {}
-    for upload in uploads.values():
-        cohorts.setdefault(upload.network, []).append(upload)
-    return {
-        network.factory: Upload(
-            network,
-            weighted_mean([member.weights for member in members], [member.examples for member in members]),
-            sum(member.examples for member in members),
-        )
-        for network, members in cohorts.items()
-    }
 
 
 def _match(owners: Mapping[str, Tuned], candidates: Sequence[Tuned]) -> tuple[dict[str, Teacher], Metrics]:

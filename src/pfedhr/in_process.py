@@ -1,0 +1,173 @@
+"""The engine without a network: clients one after the other, or side by side in processes, with the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from pfedhr.algorithm import Algorithm, ClientView, Map, ServerView
+from pfedhr.data import Federation
+from pfedhr.inference import one_thread
+from pfedhr.learning import Training
+from pfedhr.models import ModelSpec
+from pfedhr.parcel import pack, unpack
+from pfedhr.transport import Order, Report, TransportError, handle
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Store(Protocol):
+    """Where the states of clients stay between rounds."""
+
+    def load(self, client: str) -> bytes | None:
+        """Return the state that was saved last, if any."""
+        ...
+
+    def save(self, client: str, state: bytes) -> None:
+        """Keep a new state."""
+        ...
+
+
+class MemoryStore:
+    """States in memory."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, bytes] = {}
+
+    def load(self, client: str) -> bytes | None:
+        """Return the state that was saved last, if any."""
+        return self._states.get(client)
+
+    def save(self, client: str, state: bytes) -> None:
+        """Keep a new state."""
+        self._states[client] = state
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All that it takes to play any client, or to do work of the server, in one process, whatever the method."""
+
+    federation: Federation
+    networks: Mapping[str, ModelSpec]
+    training: Training
+    seed: int
+    device: torch.device
+
+    def client_view(self, client: str, round: int) -> ClientView:
+        """Return what `client` may see in `round`."""
+        train = self.federation.clients[client].train
+        public = self.federation.public
+        return ClientView(client, self.networks[client], train, public, self.training, round, self.seed, self.device)
+
+    def server_view(self, round: int, map: Map) -> ServerView:
+        """Return what the server may see in `round`."""
+        return ServerView(self.federation.public, self.federation.mirror, round, self.seed, self.device, map)
+
+
+class Workers:
+    """Runs tasks on a cohort one after the other in this process, or side by side in `count` processes.
+
+    A task runs on one thread either way, so its numbers are the same bit for bit. Close it, or use it in a `with` block, to
+    end the processes.
+    """
+
+    def __init__(self, cohort: Cohort, count: int = 1) -> None:
+        self.cohort = cohort
+        self._pool: ProcessPoolExecutor | None = None
+        if count > 1:
+            # The data goes as one parcel: tensors one by one would each take a file descriptor of shared memory.
+            rest = {item.name: getattr(cohort, item.name) for item in fields(cohort) if item.name != "federation"}
+            arguments = (pack(cohort.federation), rest)
+            # Spawned, not forked: a fork would copy the locks of torch's threads in whatever state they are.
+            self._pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker, arguments)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Result]:
+        """Yield `task(cohort, *each)` for each of the arguments in order; task and arguments must be picklable."""
+        if self._pool:
+            try:
+                yield from self._pool.map(_in_worker, [task] * len(arguments), arguments)
+            except BrokenProcessPool as error:
+                raise TransportError(
+                    "a worker process ended before its work did, most often for want of memory: go on with fewer workers"
+                ) from error
+        else:
+            with one_thread():
+                for each in arguments:
+                    yield task(self.cohort, *each)
+
+
+class InProcess:
+    """The engine without a network: a method's clients and its server's work on `workers`, clients' states in `store`."""
+
+    def __init__(self, algorithm: Algorithm, workers: Workers, store: Store | None = None) -> None:
+        self._algorithm = algorithm
+        self._workers = workers
+        self._store = store or MemoryStore()
+        self._seconds: dict[str, float] = {}
+
+    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
+        """Return every client's report, in the order of the outbox."""
+        # The slowest of their last rounds go first, so that no process is left with a long one at the end.
+        ordered = sorted(outbox, key=lambda client: -self._seconds.get(client, 0.0))
+        tasks = [(self._algorithm, client, outbox[client], self._store.load(client)) for client in ordered]
+        done: dict[str, Report] = {}
+        for client, (report, state) in zip(ordered, self._workers.run(_step, tasks), strict=True):
+            done[client] = report
+            if state is not None:
+                self._store.save(client, state)
+            self._seconds[client] = report.metrics.get("train_seconds", self._seconds.get(client, 0.0))
+        return {client: done[client] for client in outbox}
+
+    def server_view(self, round: int) -> ServerView:
+        """Return what the server may see in `round`, its work mapped over the workers."""
+
+        def over_workers(work: Callable[[Job, ServerView], Result], jobs: Sequence[Job], result: type[Result]) -> list[Result]:
+            tasks = [(work, type(job), pack(job), round) for job in jobs]
+            return [unpack(result, data) for data in self._workers.run(_work, tasks)]
+
+        return self._workers.cohort.server_view(round, over_workers)
+
+
+def _step(cohort: Cohort, algorithm: Algorithm, client: str, order: Order, state: bytes | None) -> tuple[Report, bytes | None]:
+    view = cohort.client_view(client, order.round)
+    return handle(algorithm, view, cohort.federation.clients[client].test, order, state)
+
+
+def _work(cohort: Cohort, work: Callable[[Any, ServerView], Any], kind: type[Any], job: bytes, round: int) -> bytes:
+    def one_by_one(work: Callable[[Job, ServerView], Result], jobs: Sequence[Job], result: type[Result]) -> list[Result]:
+        return [work(job, view) for job in jobs]
+
+    view = cohort.server_view(round, one_by_one)
+    return pack(work(unpack(kind, job), view))
+
+
+_cohort: Cohort | None = None
+"""What a worker process was started with."""
+
+
+def _start_worker(federation: bytes, rest: dict[str, Any]) -> None:
+    global _cohort
+    _cohort = Cohort(federation=unpack(Federation, federation), **rest)
+    torch.set_num_threads(1)
+
+
+def _in_worker(task: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+    return task(_cohort, *arguments)

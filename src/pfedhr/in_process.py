@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
@@ -18,6 +19,9 @@ from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import pack, unpack
 from pfedhr.transport import Order, Report, TransportError, handle
+
+AHEAD = 8
+"""How many tasks a worker process may have waiting."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -80,6 +84,7 @@ class Workers:
 
     def __init__(self, cohort: Cohort, count: int = 1) -> None:
         self.cohort = cohort
+        self._count = count
         self._pool: ProcessPoolExecutor | None = None
         if count > 1:
             # The data goes as one parcel: tensors one by one would each take a file descriptor of shared memory.
@@ -99,11 +104,21 @@ class Workers:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
-    def run(self, task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Result]:
-        """Yield `task(cohort, *each)` for each of the arguments in order; task and arguments must be picklable."""
+    def run(self, task: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+        """Yield `task(cohort, *each)` for each of the arguments in order; task and arguments must be picklable.
+
+        Arguments are taken as they are needed, so that not all have to be in memory at once. Raises TransportError if a worker
+        process ends.
+        """
         if self._pool:
+            waiting: deque[Future[Result]] = deque()
             try:
-                yield from self._pool.map(_in_worker, [task] * len(arguments), arguments)
+                for each in arguments:
+                    waiting.append(self._pool.submit(_in_worker, task, each))
+                    if len(waiting) == AHEAD * self._count:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
             except BrokenProcessPool as error:
                 raise TransportError(
                     "a worker process ended before its work did, most often for want of memory: go on with fewer workers"
@@ -127,7 +142,7 @@ class InProcess:
         """Return every client's report, in the order of the outbox."""
         # The slowest of their last rounds go first, so that no process is left with a long one at the end.
         ordered = sorted(outbox, key=lambda client: -self._seconds.get(client, 0.0))
-        tasks = [(self._algorithm, client, outbox[client], self._store.load(client)) for client in ordered]
+        tasks = ((self._algorithm, client, outbox[client], self._store.load(client)) for client in ordered)
         done: dict[str, Report] = {}
         for client, (report, state) in zip(ordered, self._workers.run(_step, tasks), strict=True):
             done[client] = report

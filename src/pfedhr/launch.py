@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pfedhr.algorithm import Setup
+from pfedhr.algorithm import Algorithm, Setup
 from pfedhr.algorithms.local import Local
-from pfedhr.data import Federation, build_federation
+from pfedhr.algorithms.private import weights_of
+from pfedhr.data import build_federation
 from pfedhr.experiment import Experiment, dump, parse
-from pfedhr.federate import RoundResult, federate, start_progress
+from pfedhr.federate import Progress, RoundResult, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.models import ModelSpec, build, check_last_batch, check_logits
-from pfedhr.parcel import Tensors, unpack
+from pfedhr.parcel import unpack
 from pfedhr.run import ClientOutcome, RunDirectory
-from pfedhr.transport import Scores
 
 
 class Watcher(Protocol):
@@ -58,7 +59,7 @@ def start(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutc
     """
     cohort = prepare(experiment)
     RunDirectory.create(path, dump(experiment))
-    return _run(experiment, cohort, path, watch)
+    return _run(experiment, cohort, path, watch, experiment.workers)
 
 
 def stored_experiment(path: Path) -> Experiment:
@@ -72,14 +73,12 @@ def resume(path: Path, watch: Watcher, workers: int | None = None) -> list[Clien
     `workers` takes the place of the number that the run began with: no result depends on it.
     """
     experiment = stored_experiment(path)
-    if workers is not None:
-        experiment = replace(experiment, workers=workers)
-    return _run(experiment, prepare(experiment), path, watch)
+    return _run(experiment, prepare(experiment), path, watch, workers or experiment.workers)
 
 
-def _run(experiment: Experiment, cohort: Cohort, path: Path, watch: Watcher) -> list[ClientOutcome]:
-    """Run, or go on with, the clients alone and then the method itself, on the same workers."""
-    with Workers(cohort, experiment.workers) as workers:
+def _run(experiment: Experiment, cohort: Cohort, path: Path, watch: Watcher, count: int) -> list[ClientOutcome]:
+    """Run, or go on with, the clients alone and then the method itself, on the same `count` workers."""
+    with Workers(cohort, count) as workers:
         alone: dict[str, float] = {}
         if experiment.compare_local and not isinstance(experiment.algorithm, Local):
             below = path / "local"
@@ -104,28 +103,34 @@ def _rounds(
         directory.end_round(result)
         watch.end_round(algorithm.name, result)
         progress = result.progress
-    outcomes: list[ClientOutcome] = []
-    weights: dict[str, Tensors] = {}
-    for client in clients:
-        view = cohort.client_view(client, progress.round)
-        state = directory.load(client)
-        own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
-        weights[client] = dict(algorithm.personal_model(own, view).state_dict())
-        outcomes.append(_outcome(client, cohort.federation, cohort.networks[client], progress.scores[client], alone))
-    directory.finish(outcomes, weights)
+    outcomes = list(_outcomes(algorithm, cohort, directory, progress, alone))
+    directory.finish(outcomes)
     return outcomes
 
 
-def _outcome(client: str, federation: Federation, network: ModelSpec, scores: Scores, alone: dict[str, float]) -> ClientOutcome:
-    data = federation.clients[client]
-    return ClientOutcome(
-        client=client,
-        model=network.factory,
-        parameters=sum(value.numel() for value in build(network, 0).parameters()),
-        train=len(data.train),
-        test=len(data.test),
-        classes=tuple(data.train.labels.unique().tolist()),
-        accuracy=scores.own.accuracy,
-        teacher_accuracy=scores.teacher.accuracy if scores.teacher else None,
-        alone_accuracy=alone.get(client),
-    )
+def _outcomes(
+    algorithm: Algorithm, cohort: Cohort, directory: RunDirectory, progress: Progress, alone: dict[str, float]
+) -> Iterator[ClientOutcome]:
+    """Write every client's network, and yield how the client ended."""
+    sizes = {network: _parameters(network) for network in set(cohort.networks.values())}
+    for client, data in cohort.federation.clients.items():
+        view = cohort.client_view(client, progress.round)
+        state = directory.load(client)
+        own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
+        directory.save_network(client, weights_of(algorithm.personal_model(own, view)))
+        scores = progress.scores[client]
+        yield ClientOutcome(
+            client=client,
+            model=view.network.factory,
+            parameters=sizes[view.network],
+            train=len(data.train),
+            test=len(data.test),
+            classes=tuple(data.train.labels.unique().tolist()),
+            accuracy=scores.own.accuracy,
+            teacher_accuracy=scores.teacher.accuracy if scores.teacher else None,
+            alone_accuracy=alone.get(client),
+        )
+
+
+def _parameters(network: ModelSpec) -> int:
+    return sum(value.numel() for value in build(network, 0).parameters())

@@ -17,7 +17,7 @@ import io
 import json
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -160,8 +160,12 @@ class RunDirectory:
             if path.name not in kept:
                 path.unlink()
 
-    def finish(self, outcomes: Sequence[ClientOutcome], weights: Mapping[str, Tensors]) -> None:
-        """Write clients.csv, a row a client, and every client's network."""
+    def save_network(self, client: str, weights: Tensors) -> None:
+        """Write a client's network."""
+        write(self.path / "models" / f"{client}.safetensors", safetensors.torch.save(weights))
+
+    def finish(self, outcomes: Sequence[ClientOutcome]) -> None:
+        """Write clients.csv, a row a client."""
         table = io.StringIO(newline="")
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(item.name for item in fields(ClientOutcome))
@@ -169,8 +173,6 @@ class RunDirectory:
             cells = asdict(outcome) | {"classes": " ".join(map(str, outcome.classes))}
             writer.writerow(cells.values())  # None becomes an empty cell
         write(self.path / "clients.csv", table.getvalue().encode())
-        for client, tensors in weights.items():
-            write(self.path / "models" / f"{client}.safetensors", safetensors.torch.save(tensors))
 
     def _drop_lines_after(self, round: int) -> None:
         """Drop lines of rounds that did not end, and a half-written one."""

@@ -177,13 +177,16 @@ def _foreign(main: Dataset, pool_size: int, data: DataOptions, public: PublicOpt
 
 
 def _share_out(labels: Tensor, clients: int, data: DataOptions, rng: torch.Generator) -> tuple[Tensor, ...]:
-    match data.partition:
-        case "iid":
-            return iid(labels, clients, rng)
-        case "classes":
-            return by_classes(labels, clients, data.classes_per_client, rng, data.shard_size)
-        case "dirichlet":
-            return dirichlet(labels, clients, data.alpha, rng)
+    try:
+        match data.partition:
+            case "iid":
+                return iid(labels, clients, rng)
+            case "classes":
+                return by_classes(labels, clients, data.classes_per_client, rng, data.shard_size)
+            case "dirichlet":
+                return dirichlet(labels, clients, data.alpha, rng)
+    except DataError as error:
+        raise DataError(f"data.partition = {data.partition!r}: {error}") from error
 
 
 def _check_option(field: str, value: object, fits: bool, remedy: str) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks.timing import Measurement, Target
 from pfedhr.algorithms.pfedhr import PFedHR
-from pfedhr.experiment import Experiment, load_experiment
+from pfedhr.experiment import Experiment
+from pfedhr.experiment_file import load_experiment
 from pfedhr.federate import RoundResult
 from pfedhr.launch import start
 from pfedhr.run import RunDirectory
@@ -45,7 +46,7 @@ def measure() -> Iterator[Measurement]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
         start(_experiment(), path, clock)
-        rounds = RunDirectory.open(path).rounds()
+        rounds = RunDirectory(path).rounds()
     spans = [after - before for before, after in pairwise(clock.times)]
     shares = [100 * (1 - _work(record) / span) for record, span in zip(rounds, spans, strict=True)]
     note = f"of rounds of {min(spans):.1f} to {max(spans):.1f} s"

@@ -8,7 +8,8 @@ from dataclasses import replace
 from benchmarks.timing import Measurement, Target, interleaved, ratios
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, train_privately
-from pfedhr.experiment import ClientOptions, Experiment, load_experiment
+from pfedhr.experiment import ClientOptions, Experiment
+from pfedhr.experiment_file import load_experiment
 from pfedhr.federate import RoundResult, federate
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.launch import prepare

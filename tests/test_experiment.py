@@ -8,7 +8,8 @@ import pytest
 
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.data import DataError
-from pfedhr.experiment import Experiment, ExperimentError, dump, load_experiment, parse, presets
+from pfedhr.experiment import Experiment, ExperimentError
+from pfedhr.experiment_file import dump, load_experiment, parse, presets
 
 
 @pytest.mark.parametrize("name", presets())
@@ -37,8 +38,8 @@ def test_the_file_of_the_readme_and_the_default_agree() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[plan]\nround = 3", ["unknown field plan.round", "exp.toml", "did you mean plan.rounds?"]),
-        ("[plans]\nrounds = 3", ["unknown field plans", "did you mean plan?"]),
+        ("[plan]\nround = 3", ["unknown field plan.round", "exp.toml", "did you mean 'plan.rounds'?"]),
+        ("[plans]\nrounds = 3", ["unknown field plans", "did you mean 'plan'?"]),
         ("[plan]\nrounds = '3'", ["plan.rounds = '3'", "int was expected"]),
         ("[plan]\nrounds = true", ["plan.rounds = True", "int was expected"]),
         ("[plan]\nrounds = 0", ["plan.rounds = 0", "1 or more"]),
@@ -49,7 +50,7 @@ def test_the_file_of_the_readme_and_the_default_agree() -> None:
         ("[clients]\nmodels = [1]", ["clients.models = [1]", "list of strings"]),
         ("[clients]\nmodels = 'cnn1'", ["clients.models = 'cnn1'", "list of strings"]),
         ("[algorithm]\nname = 'pfedhrr'", ["algorithm.name = 'pfedhrr'", "did you mean 'pfedhr'?", "local"]),
-        ("[algorithm]\ngroup = 4", ["unknown field algorithm.group", "did you mean algorithm.groups?"]),
+        ("[algorithm]\ngroup = 4", ["unknown field algorithm.group", "did you mean 'algorithm.groups'?"]),
         ("[algorithm]\nstitch = 'heavy'", ["algorithm.stitch = 'heavy'", "light, full"]),
         ("[algorithm]\nname = 'local'\ngroups = 4", ["unknown field algorithm.groups"]),
         ("workers = 0", ["workers = 0", "1 or more"]),

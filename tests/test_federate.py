@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import pytest
 from toy import make_cohort
 
-from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.local import Local, Nothing
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.federate import Schedule, federate, select
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training, TrainingError
+from pfedhr.parcel import pack
 from pfedhr.transport import Order, Report, TransportError
 
 CLIENTS = [f"client{number:02}" for number in range(10)]
@@ -70,7 +71,7 @@ def test_evaluations_are_spaced_and_the_last_round_is_always_evaluated() -> None
 def test_bytes_are_those_of_the_parcels() -> None:
     asked, results = recorded(Schedule(1, 3))
     assert results[0].bytes_down == sum(len(order.message) for order in asked[0].values() if order.message)
-    assert results[0].bytes_up > 0
+    assert results[0].bytes_up == 3 * len(pack(Nothing()))
 
 
 def end_abruptly(cohort: object) -> None:
@@ -80,6 +81,22 @@ def end_abruptly(cohort: object) -> None:
 def test_a_worker_that_ends_is_told_in_words() -> None:
     with Workers(make_cohort("mlp"), 2) as workers, pytest.raises(TransportError, match="worker process ended"):
         list(workers.run(end_abruptly, [(), ()]))
+
+
+class Peculiar(Exception):
+    """An error that cannot be carried to another process."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def fail(cohort: object) -> None:
+    raise Peculiar("left", "right")
+
+
+def test_what_fails_in_a_worker_is_told_as_it_was() -> None:
+    with Workers(make_cohort("mlp"), 2) as workers, pytest.raises(TransportError, match=r"Peculiar: leftright"):
+        list(workers.run(fail, [(), ()]))
 
 
 def test_a_loss_that_is_not_finite_names_client_and_round() -> None:

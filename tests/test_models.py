@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pfedhr.models import ModelSpec, build, check_last_batch, check_logits
+from pfedhr.models import ModelSpec, build, check_last_batch, check_network
 from pfedhr.zoo import ZOO, ModelError
 
 
@@ -20,7 +20,7 @@ def test_the_papers_networks_have_the_papers_sizes(name: str, parameters: int) -
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 28, 28), (3, 32, 32), (4, 64, 40)])
 @pytest.mark.parametrize("classes", [2, 7])
 def test_every_network_takes_any_image_and_any_number_of_classes(name: str, shape: tuple[int, ...], classes: int) -> None:
-    check_logits(ModelSpec(name, shape, classes))
+    check_network(ModelSpec(name, shape, classes), torch.zeros(2, *shape))
 
 
 def test_initial_weights_have_a_name() -> None:
@@ -68,7 +68,7 @@ not_callable = 3
 )
 def test_a_network_that_will_not_do_is_refused_by_name(factory: str, words: list[str]) -> None:
     with pytest.raises(ModelError) as refusal:
-        check_logits(ModelSpec(factory, (1, 2, 2), 3))
+        check_network(ModelSpec(factory, (1, 2, 2), 3), torch.zeros(2, 1, 2, 2))
     assert all(word in str(refusal.value) for word in words), refusal.value
 
 
@@ -78,12 +78,33 @@ def test_images_are_needed_where_networks_convolve(name: str) -> None:
         build(ModelSpec(name, (12,), 3), 0)
 
 
+def squeezing(shape: tuple[int, ...], classes: int) -> nn.Module:
+    class Squeezing(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.flatten(1)).squeeze()
+
+    return Squeezing(4, classes)
+
+
+def frozen(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return wrong_width(shape, classes - 1).requires_grad_(False)
+
+
 def test_a_last_batch_of_one_is_refused_only_where_it_fails() -> None:
-    spec = ModelSpec(f"{__name__}:normed", (1, 2, 2), 3)
+    spec, image = ModelSpec(f"{__name__}:normed", (1, 2, 2), 3), torch.zeros(1, 1, 2, 2)
     with pytest.raises(ModelError, match=r"client 'a'.*21 examples in batches of 10.*another batch size"):
-        check_last_batch(spec, 21, 10, "client 'a'")
+        check_last_batch(spec, image, 21, 10, "client 'a'")
     with pytest.raises(ModelError, match="batches of 1 leave"):
-        check_last_batch(spec, 20, 1, "client 'a'")
-    check_last_batch(spec, 22, 10, "client 'a'")
+        check_last_batch(spec, image, 20, 1, "client 'a'")
+    check_last_batch(spec, image, 22, 10, "client 'a'")
     # A batch norm over a map has a variance even for one image.
-    check_last_batch(ModelSpec("cnn4", (1, 8, 8), 3), 21, 10, "client 'a'")
+    check_last_batch(ModelSpec("cnn4", (1, 8, 8), 3), torch.zeros(1, 1, 8, 8), 21, 10, "client 'a'")
+    with pytest.raises(ModelError, match=r"gave \(3,\) for a batch of one"):
+        check_last_batch(ModelSpec(f"{__name__}:squeezing", (1, 2, 2), 3), image, 21, 10, "client 'a'")
+
+
+def test_inputs_of_a_type_that_the_network_does_not_take_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"type torch\.int64"):
+        check_network(ModelSpec("mlp", (4,), 3), torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(ModelError, match="no weight that can be trained"):
+        check_network(ModelSpec(f"{__name__}:frozen", (1, 2, 2), 3), torch.zeros(2, 1, 2, 2))

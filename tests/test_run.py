@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,11 +25,12 @@ from pfedhr.algorithm import SettingError
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import Dataset, Examples
-from pfedhr.experiment import Experiment, dump, parse
+from pfedhr.experiment import Experiment
+from pfedhr.experiment_file import dump, parse
 from pfedhr.federate import RoundResult
 from pfedhr.launch import resume, start, stored_experiment
 from pfedhr.models import ModelSpec, build
-from pfedhr.run import RunDirectory, RunError, write
+from pfedhr.run import RunDirectory, RunError, locked, write
 
 
 def quarters(directory: str) -> Dataset:
@@ -53,6 +58,16 @@ candidates = 2
 tuning_epochs = 1
 probe = 8
 """
+
+
+# As few disk operations as can be, for a crash at each of them.
+SHORT = (
+    EXPERIMENT.replace("rounds = 3", "rounds = 2")
+    .replace("count = 4", "count = 2")
+    .replace("active = 2", "active = 1")
+    .replace('"cnn1", "mlp"', '"mlp"')
+    .replace("tuning_epochs = 1", "tuning_epochs = 0")
+)
 
 
 class Silent:
@@ -129,39 +144,42 @@ class Killed(BaseException):
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
-    """Let the process end at the disk operation `step`: at a write that is half done, or one that is done but not named."""
+    """Let the process end at the disk operation `step`: a write half done, one done but not named, a deletion not made."""
     done: list[str] = []
-    real_fsync, real_replace = os.fsync, Path.replace
+    real = {"fsync": os.fsync, "replace": Path.replace, "unlink": Path.unlink}
 
     def fsync(descriptor: int) -> None:
         done.append("fsync")
         if len(done) == step:
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2) if os.fstat(descriptor).st_mode & 0o100000 else None
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode):
+                os.ftruncate(descriptor, status.st_size // 2)
             raise Killed
-        real_fsync(descriptor)
+        real["fsync"](descriptor)
 
-    def replace(self: Path, target: Path) -> Path:
-        done.append("replace")
-        if len(done) == step:
-            raise Killed
-        return real_replace(self, target)
+    def counted(name: str) -> Callable[..., object]:
+        def operation(path: Path, *arguments: Path) -> object:
+            done.append(name)
+            if len(done) == step:
+                raise Killed
+            return real[name](path, *arguments)
+
+        return operation
 
     monkeypatch.setattr(run_module.os, "fsync", fsync)
-    monkeypatch.setattr(run_module.Path, "replace", replace)
+    monkeypatch.setattr(run_module.Path, "replace", counted("replace"))
+    monkeypatch.setattr(run_module.Path, "unlink", counted("unlink"))
     return done
 
 
-def test_a_crash_at_any_disk_operation_changes_nothing_in_the_end(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = contents(undisturbed)
-    experiment = parse(EXPERIMENT, "the test")
+def test_a_crash_at_any_disk_operation_changes_nothing_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = parse(SHORT, "the test")
     with monkeypatch.context() as patch:
         operations = crash_at(patch, -1)
-        start(experiment, tmp_path / "count", Silent())
-    assert len(operations) > 60
-    # Every operation of the first round of the method and its neighbours, and a scattering of the others.
-    for step in sorted({*range(1, 5), *range(len(operations) // 2, len(operations) // 2 + 14), len(operations) - 1}):
+        start(experiment, tmp_path / "whole", Silent())
+    assert {"fsync", "replace", "unlink"} == set(operations)
+    expected = contents(tmp_path / "whole")
+    for step in range(1, len(operations) + 1):
         path = tmp_path / f"crash-{step}"
         with monkeypatch.context() as patch:
             crash_at(patch, step)
@@ -169,9 +187,10 @@ def test_a_crash_at_any_disk_operation_changes_nothing_in_the_end(
                 start(experiment, path, Silent())
         if not (path / "experiment.toml").exists():
             assert step <= 2  # the run had not begun
-            continue
-        resume(path, Silent())
-        assert contents(path) == expected, f"step {step}"
+            start(experiment, path, Silent())
+        else:
+            resume(path, Silent())
+        assert contents(path) == expected, f"step {step}: {operations[step - 1]}"
 
 
 def test_a_finished_run_resumed_stays_as_it_is(undisturbed: Path) -> None:
@@ -184,29 +203,110 @@ def test_a_finished_run_resumed_stays_as_it_is(undisturbed: Path) -> None:
 
 
 def test_a_process_killed_is_taken_up_where_it_stood(undisturbed: Path, tmp_path: Path) -> None:
-    """With kill -9 on real processes: once while the clients learn alone, once in the method's own rounds."""
+    """With kill -9 on real processes with workers: while the clients learn alone, and in the method's own rounds."""
     file, path = tmp_path / "toy.toml", tmp_path / "run"
     file.write_text(EXPERIMENT)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-m", "pfedhr", "run"]
     for arguments, watched, lines in (
         ([str(file), "--out", str(path)], path / "local" / "rounds.jsonl", 1),
-        (["--resume", str(path)], path / "rounds.jsonl", 2),
+        (["--resume", str(path), "--workers", "2"], path / "rounds.jsonl", 2),
     ):
         process = subprocess.Popen([*command, *arguments], env=environment, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not watched.exists() or watched.read_bytes().count(b"\n") < lines:
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        until(partial(has_lines, watched, lines), process)
+        workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not (path / "clients.csv").exists()
-    ended = subprocess.run(
-        [*command, "--resume", str(path), "--workers", "2"], env=environment, capture_output=True, text=True, check=True
-    )
+        until(partial(all_ended, workers))
+    assert len(workers) >= 2
+    ended = subprocess.run([*command, "--resume", str(path)], env=environment, capture_output=True, text=True, check=True)
     assert "better off than alone" in ended.stdout
     assert contents(path) == contents(undisturbed)
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process is None or process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def children(process: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def has_lines(path: Path, count: int) -> bool:
+    return path.exists() and path.read_bytes().count(b"\n") >= count
+
+
+def all_ended(processes: list[int]) -> bool:
+    return not any(alive(process) for process in processes)
+
+
+def alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_run_stopped_by_the_user_says_how_to_go_on(tmp_path: Path) -> None:
+    file, path = tmp_path / "toy.toml", tmp_path / "run"
+    file.write_text(EXPERIMENT.replace("rounds = 3", "rounds = 500"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-m", "pfedhr", "run", str(file), "--out", str(path), "--workers", "2"]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until(lambda: (path / "local" / "rounds.jsonl").exists(), process)
+    workers = children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the workers, too
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert printed == ""
+    assert errors.strip() == f"pfedhr: stopped; go on with: pfedhr run --resume {path}"
+    until(partial(all_ended, workers))
+
+
+def test_only_one_process_runs_in_a_directory(undisturbed: Path) -> None:
+    with locked(undisturbed), pytest.raises(RunError, match="another process is running"):
+        resume(undisturbed, Silent())
+    resume(undisturbed, Silent())
+
+
+def test_reading_a_run_touches_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(undisturbed, path)
+    shutil.rmtree(path / "checkpoint")
+    (path / "mine.unfinished").write_text("mine")
+    before = contents(path)
+    stored_experiment(path)
+    assert contents(path) == before
+    # The checkpoint is gone, the results are not: going on would write over them.
+    with pytest.raises(RunError, match=r"latest\.parcel is missing"):
+        resume(path, Silent())
+    assert {name: value for name, value in contents(path).items() if not name.startswith("local")} == {
+        name: value for name, value in before.items() if not name.startswith("local")
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "latest.parcel").write_bytes(b"\0" * 100), r"latest\.parcel is damaged.*--out"),
+        (lambda folder: next(folder.glob("client*")).unlink(), r"client.*\.parcel is missing.*--out"),
+        (lambda folder: next(folder.glob("server*")).unlink(), r"server.*\.parcel is missing.*--out"),
+        (lambda folder: (folder.parent / "rounds.jsonl").write_bytes(b"{}\n"), r"rounds\.jsonl has 1 rounds.*of round 3"),
+    ],
+)
+def test_a_damaged_run_is_refused_by_file(
+    undisturbed: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(undisturbed, path)
+    damage(path / "checkpoint")
+    with pytest.raises(RunError, match=message):
+        resume(path, Silent())
 
 
 def test_a_directory_in_use_is_left_alone(undisturbed: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pfedhr.data import Unlabelled as Unlabelled
     from pfedhr.errors import PfedhrError as PfedhrError
     from pfedhr.experiment import Experiment as Experiment
-    from pfedhr.experiment import load_experiment as load_experiment
+    from pfedhr.experiment_file import load_experiment as load_experiment
     from pfedhr.federate import Schedule as Schedule
     from pfedhr.in_process import Cohort as Cohort
     from pfedhr.in_process import InProcess as InProcess
@@ -42,7 +42,8 @@ _HOMES = {
     "algorithms": ("ALGORITHMS",),
     "data": ("ClientData", "Dataset", "Examples", "Federation", "Unlabelled"),
     "errors": ("PfedhrError",),
-    "experiment": ("Experiment", "load_experiment"),
+    "experiment": ("Experiment",),
+    "experiment_file": ("load_experiment",),
     "federate": ("Schedule",),
     "learning": ("Training",),
     "models": ("ModelSpec",),

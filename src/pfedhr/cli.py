@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +61,7 @@ def run(arguments: list[str]) -> None:
     workers: int | None = None
     if stopped:
         count, arguments = _take(arguments, "--workers")
-        if arguments or out or not (count or "1").isdecimal():
+        if arguments or out or (count is not None and not (count.isdecimal() and int(count))):
             raise UsageError("--resume takes the run's directory, and --workers N if need be: a run goes on as it began")
         workers = int(count) if count else None
         path, experiment = Path(stopped), stored_experiment(Path(stopped))
@@ -100,7 +99,7 @@ def inspect(arguments: list[str]) -> None:
 
 def list_presets(arguments: list[str]) -> None:
     """Print the presets, each with the comment that it begins with."""
-    from pfedhr.experiment import presets
+    from pfedhr.experiment_file import presets
 
     if arguments:
         raise UsageError(f"pfedhr presets takes no arguments, not {' '.join(arguments)}")
@@ -113,23 +112,29 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run, "inspect": inspe
 
 def _experiment(arguments: list[str]) -> Experiment:
     """Return the named experiment with the fields that the command line sets."""
-    import tyro
-
-    from pfedhr.experiment import Experiment, algorithm_class, load_experiment
+    from pfedhr.experiment_file import load_experiment, override
 
     if not arguments or arguments[0].startswith("-"):
         raise UsageError("pfedhr run takes a preset or a file first, as in: pfedhr run demo; see pfedhr presets")
-    experiment = load_experiment(arguments[0])
-    method, settings = _take(arguments[1:], "--algorithm.name")
-    if method and method != experiment.algorithm.name:
-        experiment = replace(experiment, algorithm=algorithm_class(method, "the command line")())
-    words = {"true": "True", "false": "False"}  # as TOML writes them
-    return tyro.cli(
-        Experiment,
-        prog=f"pfedhr run {arguments[0]}",
-        description=f"Fields of {arguments[0]}; --algorithm.name {experiment.algorithm.name} decides which it has. "
-        "Besides: --out DIR, the directory to write to.",
-        args=[words.get(word, word) for word in settings],
+    name, *settings = arguments
+    asked = [word for word in settings if word not in ("-h", "--help")]
+    experiment = override(load_experiment(name), asked)
+    if len(asked) < len(settings):
+        _print_fields(experiment, name)
+        sys.exit(0)
+    return experiment
+
+
+def _print_fields(experiment: Experiment, name: str) -> None:
+    """Print every field of an experiment with its meaning and its value there."""
+    import tyro
+
+    tyro.cli(
+        type(experiment),
+        prog=f"pfedhr run {name}",
+        description=f"Fields of {name}, of which --algorithm.name {experiment.algorithm.name} decides the last ones; besides, "
+        "--out DIR is the directory to write to.",
+        args=["--help"],
         default=experiment,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from pfedhr.algorithm import Algorithm, ClientView, Map, ServerView
 from pfedhr.data import Federation
+from pfedhr.errors import PfedhrError
 from pfedhr.inference import one_thread
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
@@ -79,7 +85,7 @@ class Workers:
     """Runs tasks on a cohort one after the other in this process, or side by side in `count` processes.
 
     A task runs on one thread either way, so its numbers are the same bit for bit. Close it, or use it in a `with` block, to
-    end the processes.
+    end the processes; they also end when this process does, however it ends.
     """
 
     def __init__(self, cohort: Cohort, count: int = 1) -> None:
@@ -89,44 +95,51 @@ class Workers:
         if count > 1:
             # The data goes as one parcel: tensors one by one would each take a file descriptor of shared memory.
             rest = {item.name: getattr(cohort, item.name) for item in fields(cohort) if item.name != "federation"}
-            arguments = (pack(cohort.federation), rest)
             # Spawned, not forked: a fork would copy the locks of torch's threads in whatever state they are.
-            self._pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker, arguments)
+            context = get_context("spawn")
+            watched, self._lifeline = context.Pipe(duplex=False)
+            self._pool = ProcessPoolExecutor(count, context, _start_worker, (watched, pack(cohort.federation), rest))
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind and self._pool:
+            self._lifeline.close()  # whatever the processes are at, nobody waits for it any more
         self.close()
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes, once they have done what they are at."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+            self._lifeline.close()
 
     def run(self, task: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """Yield `task(cohort, *each)` for each of the arguments in order; task and arguments must be picklable.
 
         Arguments are taken as they are needed, so that not all have to be in memory at once. Raises TransportError if a worker
-        process ends.
+        process ends, or if a task raises what is not for the user.
         """
-        if self._pool:
-            waiting: deque[Future[Result]] = deque()
-            try:
-                for each in arguments:
-                    waiting.append(self._pool.submit(_in_worker, task, each))
-                    if len(waiting) == AHEAD * self._count:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            except BrokenProcessPool as error:
-                raise TransportError(
-                    "a worker process ended before its work did, most often for want of memory: go on with fewer workers"
-                ) from error
-        else:
+        if not self._pool:
             with one_thread():
                 for each in arguments:
                     yield task(self.cohort, *each)
+            return
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for each in arguments:
+                waiting.append(self._pool.submit(_in_worker, task, each))
+                if len(waiting) == AHEAD * self._count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise TransportError(
+                "a worker process ended before its work did, most often for want of memory: go on with fewer workers"
+            ) from error
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 class InProcess:
@@ -178,11 +191,24 @@ _cohort: Cohort | None = None
 """What a worker process was started with."""
 
 
-def _start_worker(federation: bytes, rest: dict[str, Any]) -> None:
+def _start_worker(lifeline: Connection, federation: bytes, rest: dict[str, Any]) -> None:
     global _cohort
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     _cohort = Cohort(federation=unpack(Federation, federation), **rest)
     torch.set_num_threads(1)
 
 
+def _end_with(lifeline: Connection) -> None:
+    """End this process when the other end of `lifeline` is closed, as it also is when the main process is killed."""
+    lifeline.poll(None)
+    os._exit(1)
+
+
 def _in_worker(task: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
-    return task(_cohort, *arguments)
+    try:
+        return task(_cohort, *arguments)
+    except PfedhrError:
+        raise
+    except Exception as error:  # it may be of a class that cannot be carried to another process
+        raise TransportError(f"a worker failed with {type(error).__name__}: {error}\n{traceback.format_exc()}") from None

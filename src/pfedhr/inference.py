@@ -31,7 +31,10 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Tensor:
 
 @contextmanager
 def one_thread() -> Generator[None]:
-    """Let torch use one thread inside the block: faster for small networks, and sums come in one order on any machine."""
+    """Let torch use one thread inside the block.
+
+    Small networks are faster on one, and sums come in one order whatever the number of cores.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -7,16 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from pfedhr.algorithm import Algorithm, Setup
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.private import weights_of
-from pfedhr.data import build_federation
-from pfedhr.experiment import Experiment, dump, parse
+from pfedhr.data import build_federation, ready
+from pfedhr.experiment import Experiment
+from pfedhr.experiment_file import dump, parse
 from pfedhr.federate import Progress, RoundResult, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
-from pfedhr.models import ModelSpec, build, check_last_batch, check_logits
+from pfedhr.models import ModelSpec, build, check_last_batch, check_network
 from pfedhr.parcel import unpack
-from pfedhr.run import ClientOutcome, RunDirectory
+from pfedhr.run import ClientOutcome, RunDirectory, check_free, locked, read_experiment
 
 
 class Watcher(Protocol):
@@ -43,11 +46,12 @@ def prepare(experiment: Experiment) -> Cohort:
         for number, client in enumerate(federation.clients)
     }
     training = experiment.plan.training
-    for network in set(networks.values()):
-        check_logits(network)
+    example = ready(federation.public.inputs[:1], torch.device("cpu"))
+    for network in sorted(set(networks.values()), key=lambda network: network.factory):
+        check_network(network, torch.cat([example, example]))
     for client, network in networks.items():
         count = len(federation.clients[client].train)
-        check_last_batch(network, count, training.batch_size, f"plan.batch_size and client {client}")
+        check_last_batch(network, example, count, training.batch_size, f"plan.batch_size and client {client}")
     experiment.algorithm.check(Setup(networks, federation.public, training, experiment.plan.active))
     return Cohort(federation, networks, training, experiment.seed, experiment.torch_device)
 
@@ -57,6 +61,7 @@ def start(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutc
 
     Nothing is written before the experiment has been checked. Raises RunError if `path` is not empty.
     """
+    check_free(path)
     cohort = prepare(experiment)
     RunDirectory.create(path, dump(experiment))
     return _run(experiment, cohort, path, watch, experiment.workers)
@@ -64,7 +69,7 @@ def start(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutc
 
 def stored_experiment(path: Path) -> Experiment:
     """Return the experiment of the run in `path`. Raises RunError if there is none."""
-    return parse(RunDirectory.open(path).experiment, f"{path}/experiment.toml")
+    return parse(read_experiment(path), f"{path}/experiment.toml")
 
 
 def resume(path: Path, watch: Watcher, workers: int | None = None) -> list[ClientOutcome]:
@@ -73,20 +78,20 @@ def resume(path: Path, watch: Watcher, workers: int | None = None) -> list[Clien
     `workers` takes the place of the number that the run began with: no result depends on it.
     """
     experiment = stored_experiment(path)
-    return _run(experiment, prepare(experiment), path, watch, workers or experiment.workers)
+    return _run(experiment, prepare(experiment), path, watch, experiment.workers if workers is None else workers)
 
 
 def _run(experiment: Experiment, cohort: Cohort, path: Path, watch: Watcher, count: int) -> list[ClientOutcome]:
     """Run, or go on with, the clients alone and then the method itself, on the same `count` workers."""
-    with Workers(cohort, count) as workers:
+    with locked(path), Workers(cohort, count) as workers:
         alone: dict[str, float] = {}
         if experiment.compare_local and not isinstance(experiment.algorithm, Local):
             below = path / "local"
             reference = replace(experiment, algorithm=Local(), compare_local=False)
             exists = (below / "experiment.toml").exists()
-            directory = RunDirectory.open(below) if exists else RunDirectory.create(below, dump(reference))
+            directory = RunDirectory(below) if exists else RunDirectory.create(below, dump(reference))
             alone = {one.client: one.accuracy for one in _rounds(reference, workers, directory, watch, {})}
-        return _rounds(experiment, workers, RunDirectory.open(path), watch, alone)
+        return _rounds(experiment, workers, RunDirectory(path), watch, alone)
 
 
 def _rounds(

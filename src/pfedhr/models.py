@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pfedhr.inference import inference
@@ -46,40 +45,47 @@ def build(spec: ModelSpec, seed: int, *path: int | str) -> nn.Module:
     return model
 
 
-def check_logits(spec: ModelSpec) -> None:
-    """Raise ModelError unless the network of `spec` maps a batch of two to logits (2, classes)."""
+def check_network(spec: ModelSpec, example: Tensor) -> None:
+    """Raise ModelError unless the network of `spec` can be trained and maps `example` (2, ...) to logits (2, classes)."""
     model = build(spec, 0)
+    if not any(value.requires_grad for value in model.parameters()):
+        raise ModelError(f"model {spec.factory!r} has no weight that can be trained: let some require gradients")
+    with inference(model):
+        _check_output(spec, model, example, "a batch of two")
+
+
+def check_last_batch(spec: ModelSpec, example: Tensor, count: int, batch_size: int, place: str) -> None:
+    """Raise ModelError if an epoch over `count` examples ends in a batch of one that the network cannot be trained on.
+
+    A batch norm over a single value has no variance, for one. `example` (n >= 1, ...) is of the inputs' shape and type;
+    `place` says whose examples they are and which setting divides them.
+    """
+    if batch_size > 1 and count % batch_size != 1:
+        return
     try:
-        with inference(model):
-            logits = model(torch.zeros(2, *spec.shape))
+        _check_output(spec, build(spec, 0).train(), example[:1], "a batch of one")
+    except ModelError as error:
+        raise ModelError(
+            f"{place}: {count} examples in batches of {batch_size} leave a batch of one, and {error}; choose another batch "
+            f"size, or a network without batch norm on single values"
+        ) from error
+
+
+def _check_output(spec: ModelSpec, model: nn.Module, example: Tensor, batch: str) -> None:
+    """Raise ModelError unless `model` maps `example` (n, ...) to one logit a class for each, in the mode that it is in."""
+    try:
+        logits = model(example)
     except Exception as error:
         raise ModelError(
-            f"model {spec.factory!r} failed on a batch of two inputs of shape {spec.shape}: {type(error).__name__}: "
-            f"{error}. Choose a network made for this shape, or data of the shape it needs"
+            f"model {spec.factory!r} failed on {batch} of inputs of shape {spec.shape} and type {example.dtype}: "
+            f"{type(error).__name__}: {error}. Choose a network made for these inputs, or inputs that it takes"
         ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, spec.classes):
+    if not isinstance(logits, Tensor) or logits.shape != (len(example), spec.classes):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
-            f"model {spec.factory!r} gave {got} for a batch of two, where (2, {spec.classes}) was expected: a network must "
-            f"return one logit a class; let its last layer have {spec.classes} outputs and return that tensor alone"
+            f"model {spec.factory!r} gave {got} for {batch}, where ({len(example)}, {spec.classes}) was expected: a network "
+            f"must return one logit a class; let its last layer have {spec.classes} outputs and return that tensor alone"
         )
-
-
-def check_last_batch(spec: ModelSpec, examples: int, batch_size: int, place: str) -> None:
-    """Raise ModelError if an epoch over `examples` ends in a batch of one that the network cannot be trained on.
-
-    A batch norm over a single value has no variance. `place` says whose examples they are and which setting divides them.
-    """
-    if batch_size > 1 and examples % batch_size != 1:
-        return
-    model = build(spec, 0).train()
-    try:
-        model(torch.zeros(1, *spec.shape))
-    except ValueError as error:
-        raise ModelError(
-            f"{place}: {examples} examples in batches of {batch_size} leave a batch of one, and model {spec.factory!r} cannot "
-            f"be trained on it ({error}): choose another batch size, or a network without batch norm on single values"
-        ) from error
 
 
 def _find(name: str) -> Callable[[Shape, int], Any]:

@@ -30,7 +30,7 @@ class ParcelError(PfedhrError):
 def pack(value: Any) -> bytes:
     """Return `value` as bytes: a dataclass whose fields are tensors, plain values, or tuples, dicts or dataclasses of these.
 
-    Equal values give equal bytes. Raises ParcelError for anything else.
+    Equal values, dicts in equal order, give equal bytes. Raises ParcelError for anything else.
     """
     tensors: Tensors = {}
     tree = _strip(value, "value", tensors)
@@ -138,7 +138,7 @@ def _pairs(kinds: tuple[Any, ...], items: list[Any], path: str) -> list[tuple[An
 
 def _expect(cls: Any, tree: Any, path: str) -> Any:
     """Return `tree` if it is of the plain type `cls`; an int serves as a float, a bool does not serve as an int."""
-    if cls is float and type(tree) is int:
+    if cls is float and type(tree) is int and abs(tree) < 2**53:
         return float(tree)
     if cls not in (dict, list, int, float, str, bool) or type(tree) is not cls:
         raise ParcelError(f"{path} is a {type(tree).__name__}, where {getattr(cls, '__name__', cls)} was expected")

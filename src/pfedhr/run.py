@@ -13,11 +13,13 @@ names as they come, and `checkpoint/latest.parcel` says which of them belong tog
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ import safetensors.torch
 
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Progress, RoundResult
-from pfedhr.parcel import Tensors, pack, unpack
+from pfedhr.parcel import ParcelError, Tensors, pack, unpack
 from pfedhr.transport import Scores
 
 
@@ -88,48 +90,35 @@ class RunDirectory:
     """One run on disk; also the store of its clients' states."""
 
     def __init__(self, path: Path) -> None:
+        """Open the run in `path` at the last round that it finished. Raises RunError if it is none, or damaged."""
+        read_experiment(path)
         self.path = path
         self._folder = path / "checkpoint"
-        latest = self._folder / "latest.parcel"
-        self._checkpoint = unpack(Checkpoint, latest.read_bytes()) if latest.exists() else None
+        self._checkpoint = self._read_checkpoint()
         self._states = dict(self._checkpoint.states) if self._checkpoint else {}
         self._round = self._checkpoint.round if self._checkpoint else 0
-        self._drop_lines_after(self._round)
-        for leftover in path.rglob(f"*{UNFINISHED}"):
-            leftover.unlink()
+        self._drop_line_of_unfinished_round()
+        self._sweep()
 
     @classmethod
     def create(cls, path: Path, experiment: str) -> RunDirectory:
-        """Begin a run in `path`, which must not hold one. Raises RunError if it holds anything."""
-        if path.exists() and (not path.is_dir() or any(entry.suffix != UNFINISHED for entry in path.iterdir())):
-            raise RunError(f"{path} is not empty: choose another --out, or go on with it by `pfedhr run --resume {path}`")
+        """Begin a run in `path`. Raises RunError if it holds anything."""
+        check_free(path)
         write(path / "experiment.toml", experiment.encode())
         return cls(path)
-
-    @classmethod
-    def open(cls, path: Path) -> RunDirectory:
-        """Return the run in `path`, at the last round that it finished. Raises RunError if there is none."""
-        if not (path / "experiment.toml").is_file():
-            raise RunError(f"{path} holds no experiment.toml, so it is not a run: give the directory that --out named")
-        return cls(path)
-
-    @property
-    def experiment(self) -> str:
-        """The text of experiment.toml."""
-        return (self.path / "experiment.toml").read_text()
 
     @property
     def progress(self) -> Progress | None:
         """Where the run stands, or None before its first round has ended."""
         if not self._checkpoint:
             return None
-        server = (self._folder / self._checkpoint.server).read_bytes()
+        server = self._read(self._checkpoint.server)
         unscored = frozenset(self._checkpoint.unscored)
         return Progress(self._checkpoint.round, server, self._checkpoint.scores, unscored)
 
     def load(self, client: str) -> bytes | None:
         """Return the client's state that was saved last, if any."""
-        return (self._folder / self._states[client]).read_bytes() if client in self._states else None
+        return self._read(self._states[client]) if client in self._states else None
 
     def save(self, client: str, state: bytes) -> None:
         """Keep a client's new state; it counts from the end of the round on."""
@@ -139,8 +128,7 @@ class RunDirectory:
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return the records of the rounds that have ended."""
-        path = self.path / "rounds.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in self._lines()]
 
     def end_round(self, result: RoundResult) -> None:
         """Write the round's line and where the run now stands, then delete the states that it has left behind."""
@@ -152,13 +140,12 @@ class RunDirectory:
         server = f"server-{after.round}.parcel"
         write(self._folder / server, after.server)
         unscored = tuple(sorted(after.unscored))
-        self._checkpoint = Checkpoint(after.round, server, dict(self._states), dict(after.scores), unscored)
+        self._checkpoint = Checkpoint(
+            after.round, server, dict(sorted(self._states.items())), dict(sorted(after.scores.items())), unscored
+        )
         write(self._folder / "latest.parcel", pack(self._checkpoint))
         self._round = after.round
-        kept = {"latest.parcel", server, *self._states.values()}
-        for path in self._folder.iterdir():
-            if path.name not in kept:
-                path.unlink()
+        self._sweep()
 
     def save_network(self, client: str, weights: Tensors) -> None:
         """Write a client's network."""
@@ -174,11 +161,78 @@ class RunDirectory:
             writer.writerow(cells.values())  # None becomes an empty cell
         write(self.path / "clients.csv", table.getvalue().encode())
 
-    def _drop_lines_after(self, round: int) -> None:
-        """Drop lines of rounds that did not end, and a half-written one."""
+    def _read(self, name: str) -> bytes:
+        """Return a state by the name of its file. Raises RunError if it is gone."""
+        path = self._folder / Path(name).name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{path} is missing, so the run cannot go on: restore it, or begin anew with another --out"
+            ) from error
+
+    def _read_checkpoint(self) -> Checkpoint | None:
+        path = self._folder / "latest.parcel"
+        if path.exists():
+            try:
+                return unpack(Checkpoint, path.read_bytes())
+            except ParcelError as error:
+                raise RunError(f"{path} is damaged: {error}; restore it, or begin anew with another --out") from error
+        if len(self._lines()) > 1 or (self.path / "clients.csv").exists():
+            raise RunError(f"{path} is missing, so the run cannot go on: restore it, or begin anew with another --out")
+        return None
+
+    def _lines(self) -> list[bytes]:
+        """Return the whole lines of rounds.jsonl."""
         path = self.path / "rounds.jsonl"
-        if path.exists() and len(lines := path.read_bytes().splitlines(keepends=True)) > round:
-            write(path, b"".join(lines[:round]))
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [line for line in lines if line.endswith(b"\n")]
+
+    def _drop_line_of_unfinished_round(self) -> None:
+        """Drop the line, whole or not, of a round whose end did not reach the checkpoint."""
+        path = self.path / "rounds.jsonl"
+        lines = self._lines()
+        if not self._round <= len(lines) <= self._round + 1:
+            raise RunError(f"{path} has {len(lines)} rounds, and the checkpoint is of round {self._round}: restore either")
+        kept = b"".join(lines[: self._round])
+        if path.exists() and path.stat().st_size != len(kept):
+            write(path, kept)
+
+    def _sweep(self) -> None:
+        """Delete the states that the run has left behind, and what a killed process left unfinished."""
+        kept = {"latest.parcel", *self._states.values()} | ({self._checkpoint.server} if self._checkpoint else set())
+        left = [path for path in self._folder.glob("*") if path.name not in kept]
+        left += [*self.path.glob(f"*{UNFINISHED}"), *(self.path / "models").glob(f"*{UNFINISHED}")]
+        for path in left:
+            path.unlink()
+
+
+def check_free(path: Path) -> None:
+    """Raise RunError if there is anything in `path` that a new run there would mix with."""
+    if path.exists() and (not path.is_dir() or any(entry.name != f"experiment.toml{UNFINISHED}" for entry in path.iterdir())):
+        raise RunError(f"{path} is not empty: choose another --out, or go on with it by `pfedhr run --resume {path}`")
+
+
+def read_experiment(path: Path) -> str:
+    """Return the text of the run's experiment.toml, and touch nothing. Raises RunError if `path` is not a run."""
+    file = path / "experiment.toml"
+    if not file.is_file():
+        raise RunError(f"{path} holds no experiment.toml, so it is not a run: give the directory that --out named")
+    return file.read_text(encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None]:
+    """Keep other processes from running in `path` inside the block. Raises RunError if one does."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another process is running in {path}: wait for it, or end it") from error
+        yield
+    finally:
+        os.close(folder)  # which also unlocks it, as a kill does
 
 
 def record(result: RoundResult) -> dict[str, Any]:

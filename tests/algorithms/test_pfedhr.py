@@ -9,8 +9,8 @@ from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.local import Local, Own
 from pfedhr.algorithms.pfedhr import Lesson, PFedHR, Taught, Teachers
-from pfedhr.algorithms.private import initial_weights, restore
-from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, rebuild, tune
+from pfedhr.algorithms.private import initial_weights, restore, weights_of
+from pfedhr.algorithms.teacher import Teacher, TuningJob, rebuild, tune
 from pfedhr.algorithms.uploads import Upload, average_structures
 from pfedhr.data import Unlabelled
 from pfedhr.federate import Schedule
@@ -18,7 +18,7 @@ from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
-from pfedhr.parcel import unpack
+from pfedhr.parcel import pack, unpack
 from pfedhr.reassembly import (
     BlockRef,
     DecompositionError,
@@ -77,15 +77,15 @@ def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
 
     algorithm = PFedHR(groups=2, candidates=100, tuning_epochs=0, repeat_groups=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, metrics = algorithm.server_step(Teachers({}), {"client00": upload}, view)
+    server, metrics = algorithm.server_step(Teachers({}, {}), {"client00": upload}, view)
     assert max(metrics["similarity"][0]) == pytest.approx(1, abs=1e-5)  # it was a candidate
-    assert server.waiting["client00"].recipe != own
+    assert server.made[server.waiting["client00"]].recipe != own
 
 
 def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     view = InProcess(SMALL, Workers(cohort)).server_view
-    server, _ = SMALL.server_step(Teachers({}), uploads_of(cohort), view(1))
+    server, _ = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), view(1))
     assert set(server.waiting) == {"client00", "client01"}
     lesson = SMALL.message(server, "client00")
     client_view = cohort.client_view("client00", 2)
@@ -93,9 +93,10 @@ def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:
     assert state.teacher is not None
     # One replies: its teacher is replaced; the other's still waits.
     server_after, metrics = SMALL.server_step(server, {"client00": upload}, view(2))
-    assert server_after.waiting["client01"] is server.waiting["client01"]
-    if metrics["candidates"]:
-        assert server_after.waiting["client00"].round == 2
+    assert server_after.waiting["client01"] == server.waiting["client01"]
+    assert SMALL.message(server_after, "client01").teacher is SMALL.message(server, "client01").teacher
+    assert metrics["candidates"] >= 1
+    assert SMALL.message(server_after, "client00").teacher.round == 2
     # No new one comes down: the client keeps what it has.
     later, _, _ = SMALL.client_step(state, Lesson(None), cohort.client_view("client00", 3))
     assert later.teacher is state.teacher
@@ -104,16 +105,16 @@ def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:
 def test_no_replies_leave_the_teachers_waiting() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     view = InProcess(SMALL, Workers(cohort)).server_view
-    server, _ = SMALL.server_step(Teachers({}), uploads_of(cohort), view(1))
+    server, _ = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), view(1))
     after, metrics = SMALL.server_step(server, {}, view(2))
-    assert after.waiting == server.waiting
+    assert after is server
     assert metrics == {"candidates": 0}
 
 
 def test_an_old_teacher_is_not_used_beyond_its_age() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
-    server, _ = SMALL.server_step(Teachers({}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
-    state = Taught(initial_weights(cohort.client_view("client00", 1)), server.waiting["client00"])
+    server, _ = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
+    state = Taught(initial_weights(cohort.client_view("client00", 1)), SMALL.message(server, "client00").teacher)
     view = cohort.client_view("client00", 3)
     alone, _, _ = Local().client_step(Own(state.weights), None, view)
     for age, taught in ((0, True), (1, False), (2, True)):
@@ -125,8 +126,8 @@ def test_an_old_teacher_is_not_used_beyond_its_age() -> None:
 def test_a_teacher_is_rebuilt_as_it_was_tuned() -> None:
     cohort = make_cohort("cnn1", "cnn4", "mlp", clients=3)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
-    server, metrics = SMALL.server_step(Teachers({}), uploads_of(cohort), view)
-    teacher = server.waiting["client01"]
+    server, metrics = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), view)
+    teacher = SMALL.message(server, "client01").teacher
     job = TuningJob(teacher, Training(1, 8, 1e-3), 0.5)
     tuned = tune(job, view)
     public = view.public.ready(torch.device("cpu"))
@@ -163,14 +164,14 @@ def test_uploads_of_one_structure_are_averaged_by_their_examples() -> None:
     uploads = uploads_of(cohort)
     heavier = Upload(uploads["client02"].network, uploads["client02"].weights, 3 * uploads["client00"].examples)
     averaged = average_structures({**uploads, "client02": heavier})
-    assert set(averaged) == {"cnn4", "mlp"}
+    assert set(averaged) == {"cnn4", "client01"}
     first, second = uploads["client00"].weights, heavier.weights
     for name, value in averaged["cnn4"].weights.items():
         if value.is_floating_point():
             assert torch.allclose(value, 0.25 * first[name] + 0.75 * second[name], atol=1e-6), name
         else:
             assert value == max(first[name], second[name])
-    assert all(torch.equal(value, uploads["client01"].weights[name]) for name, value in averaged["mlp"].weights.items())
+    assert averaged["client01"] is uploads["client01"]  # the only one of its structure
 
 
 def test_a_mean_takes_counts_of_any_size() -> None:
@@ -182,27 +183,108 @@ def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() 
     cohort = make_cohort("cnn1", "mlp", clients=4)
     algorithm = PFedHR(groups=2, candidates=4, tuning_epochs=0, average_structures=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, metrics = algorithm.server_step(Teachers({}), uploads_of(cohort), view)
+    server, metrics = algorithm.server_step(Teachers({}, {}), uploads_of(cohort), view)
     assert set(server.waiting) == set(cohort.networks)
     assert len(metrics["similarity"]) == 4
-    assert {ref.owner for teacher in server.waiting.values() for ref in teacher.recipe.blocks} <= {"cnn1", "mlp"}
+    assert {ref.owner for teacher in server.made.values() for ref in teacher.recipe.blocks} <= {"cnn1", "mlp"}
     rows = metrics["similarity"]
     assert rows[0] != rows[2]  # two clients of one structure are told apart
 
 
 def test_where_no_candidate_exists_fewer_groups_are_tried() -> None:
-    cohort = make_cohort("mlp", clients=1)
-    # Four linear layers in one chain: four groups allow the own chain only, which needs every layer.
-    view = InProcess(SMALL, Workers(cohort)).server_view(1)
-    for groups in (4, 3, 2):
-        _, metrics = PFedHR(groups=groups, tuning_epochs=0, probe=16).server_step(Teachers({}), uploads_of(cohort), view)
-        assert 2 <= len(metrics["groups"]) <= groups
+    cohort = make_cohort("mlp", clients=2)
+    # Two chains of four: no candidate has five blocks, so no five groups can all be in one.
+    for groups in (7, 5):
+        algorithm = PFedHR(groups=groups, tuning_epochs=0, probe=16)
+        _, metrics = algorithm.server_step(
+            Teachers({}, {}), uploads_of(cohort), InProcess(algorithm, Workers(cohort)).server_view(1)
+        )
+        assert 2 <= len(metrics["groups"]) < 5
         assert metrics["candidates"] >= 1
+
+
+def lookalikes(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+    class Flat(torch.nn.Sequential):
+        """One layer: no chain of two groups can be made of it."""
+
+    return Flat(torch.nn.Flatten(), torch.nn.Linear(64, classes))
+
+
+def test_where_the_rules_allow_nothing_clients_train_without_a_teacher() -> None:
+    cohort = make_cohort(f"{__name__}:lookalikes", clients=3)
+    view = InProcess(SMALL, Workers(cohort)).server_view(1)
+    server, metrics = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), view)
+    assert metrics["candidates"] == 0
+    assert server == Teachers({}, {})
+    assert SMALL.message(server, "client00") == Lesson(None)
+
+
+def test_the_order_and_the_names_of_replies_do_not_matter() -> None:
+    # specs 1.13, 8, for the whole step
+    cohort = make_cohort("cnn1", "mlp", "cnn1", clients=3)
+    view = InProcess(SMALL, Workers(cohort)).server_view(1)
+    uploads = uploads_of(cohort)
+    first, metrics = SMALL.server_step(Teachers({}, {}), uploads, view)
+    second, again = SMALL.server_step(Teachers({}, {}), dict(reversed(uploads.items())), view)
+    assert pack(first) == pack(second)
+    assert {name: value for name, value in metrics.items() if "seconds" not in name} == {
+        name: value for name, value in again.items() if "seconds" not in name
+    }
+
+
+def test_teachers_that_clients_share_are_kept_once_and_only_while_one_waits() -> None:
+    cohort = make_cohort("mlp", clients=4)
+    algorithm = PFedHR(groups=3, candidates=1, tuning_epochs=0, probe=16)
+    view = InProcess(algorithm, Workers(cohort)).server_view
+    uploads = uploads_of(cohort)
+    server, _ = algorithm.server_step(Teachers({}, {}), uploads, view(1))
+    assert (len(server.waiting), len(server.made)) == (4, 1)
+    later, _ = algorithm.server_step(
+        server, {client: uploads[client] for client in ("client00", "client01", "client02")}, view(2)
+    )
+    assert len(later.made) == 2
+    last, _ = algorithm.server_step(later, {"client03": uploads["client03"], "client00": uploads["client00"]}, view(3))
+    assert set(last.made) == set(last.waiting.values())
+
+
+def test_the_only_upload_of_its_structure_is_not_its_own_teacher_when_structures_are_averaged() -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    algorithm = PFedHR(groups=2, candidates=200, tuning_epochs=0, average_structures=True, repeat_groups=True, probe=16)
+    view = InProcess(algorithm, Workers(cohort)).server_view(1)
+    server, _ = algorithm.server_step(Teachers({}, {}), uploads_of(cohort), view)
+    for client in cohort.networks:
+        assert str(algorithm.message(server, client).teacher.recipe) != " ".join(f"{client}.{at}" for at in (1, 2, 3, 4))
+
+
+def test_full_stitches_are_told() -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    algorithm = PFedHR(groups=3, candidates=4, tuning_epochs=1, stitch="full", probe=16)
+    view = InProcess(algorithm, Workers(cohort)).server_view(1)
+    server, metrics = algorithm.server_step(Teachers({}, {}), uploads_of(cohort), view)
+    assert all(metrics["full_stitches"][client] >= 1 for client in cohort.networks)
+    assert all(metrics["stitch_sizes"][client] > 0 for client in cohort.networks)
+    rebuild(algorithm.message(server, "client00").teacher)
+
+
+def test_a_teacher_equal_to_the_student_teaches_nothing() -> None:
+    # specs 1.13, 5: through a teacher that is the student's own network, in eval mode
+    cohort = make_cohort("mlp", clients=1)
+    view = cohort.client_view("client00", 1)
+    (upload,) = uploads_of(cohort).values()
+    model = restore(upload.network, upload.weights)
+    bank = deposit({"client00": model}, torch.zeros(1, 1, 8, 8))
+    chain = Recipe(bank.chain("client00"))
+    own = Teacher(chain, {"client00": upload.network}, "light", 1, weights_of(assemble(chain, bank, (1, 8, 8))))
+    images = view.train.ready(view.device).inputs
+    logits = predict(model, images)
+    term = PFedHR(distil_weight=1.0)._term(own, view)
+    assert term is not None
+    assert term(logits, torch.arange(len(images))).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_stages_are_timed_and_groups_told() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
-    _, metrics = SMALL.server_step(Teachers({}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
+    _, metrics = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
     stages = {"profile_seconds", "propose_seconds", "assemble_seconds", "tune_seconds", "match_seconds"}
     assert stages <= set(metrics)
     members = sorted(name for group in metrics["groups"] for name in group)
@@ -257,12 +339,6 @@ def test_weights_of_another_network_are_refused() -> None:
     uploads = uploads_of(cohort)
     with pytest.raises(RuntimeError, match="state_dict"):
         restore(uploads["client00"].network, uploads["client01"].weights)
-
-
-def test_the_types_of_the_seam() -> None:
-    assert (PFedHR.server_state, PFedHR.client_state) == (Teachers, Taught)
-    assert (PFedHR.message_type, PFedHR.reply_type) == (Lesson, Upload)
-    assert Tuned.__dataclass_params__.frozen
 
 
 def normed(shape: tuple[int, ...], classes: int) -> torch.nn.Module:

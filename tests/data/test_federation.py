@@ -246,3 +246,32 @@ def test_a_federation_is_checked(train: Examples, test: Examples, public: Exampl
 def test_a_federation_needs_clients() -> None:
     with pytest.raises(DataError, match="a federation without clients"):
         Federation({}, part(), 1, mirror=False)
+
+
+def test_whether_public_images_may_be_mirrored_is_told_by_their_own_set() -> None:
+    data = DataOptions(name=f"{__name__}:mirrorable", partition="iid")
+    assert build_federation(data, PublicOptions(), 2, 0).mirror
+    assert not build_federation(data, PublicOptions(name=f"{__name__}:digits"), 2, 0).mirror
+
+
+def mirrorable(directory: str) -> Dataset:
+    return drawn("mirrorable", mirror=True)
+
+
+def digits(directory: str) -> Dataset:
+    return drawn("digits", mirror=False)
+
+
+def drawn(name: str, mirror: bool) -> Dataset:
+    return Dataset(name, Examples(torch.zeros(60, 1, 4, 4, dtype=torch.uint8), torch.arange(60) % 3), 3, mirror)
+
+
+def test_few_examples_a_client_are_shared_out_by_dirichlet_too() -> None:
+    data = DataOptions(name=f"{__name__}:digits", partition="dirichlet", alpha=0.1)
+    federation = build_federation(data, PublicOptions(), 20, 0)
+    assert all(len(client.train) + len(client.test) >= 2 for client in federation.clients.values())
+
+
+def test_float64_inputs_are_used_as_float32() -> None:
+    inputs = torch.zeros(2, 3, dtype=torch.float64)
+    assert Examples(inputs, torch.zeros(2, dtype=torch.int64)).ready(torch.device("cpu")).inputs.dtype == torch.float32

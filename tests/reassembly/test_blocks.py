@@ -128,6 +128,25 @@ def test_blocks_that_share_a_weight_are_one() -> None:
     assert [len(block.names) for block in blocks] == [4, 2]
 
 
+class Reordering(nn.Module):
+    """Flattens a map with its columns in another order: on an example of zeros, that is a flatten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 2, 3), nn.Linear(8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(images)
+        return self.head(torch.cat([maps[..., ::2].flatten(1), maps[..., 1::2].flatten(1)], 1))
+
+
+def test_what_only_looks_like_a_flatten_on_the_example_is_kept() -> None:
+    model = Reordering()
+    blocks = decompose(model, torch.zeros(1, 1, 4, 4))
+    inputs = torch.randn(4, 1, 4, 4)
+    assert torch.equal(run_chain(blocks, inputs), model(inputs))
+
+
 class Branching(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x if x.sum() > 0 else -x)

@@ -64,11 +64,15 @@ def test_neither_names_nor_their_order_matter() -> None:
     models = {name: build(ModelSpec("cnn1", (1, 12, 12), 3), 0, name) for name in "abc"}
     probe = torch.randn(16, 1, 12, 12, generator=generator(0, "probe"))
 
-    def grouped(order: str) -> object:
-        bank = deposit({name: models[name] for name in order}, probe)
-        return group(block_similarity(profile(bank, probe)), 4)
+    def grouped(order: str, names: str) -> set[frozenset[BlockRef]]:
+        bank = deposit({name: models[model] for model, name in zip(order, names, strict=True)}, probe)
+        groups = group(block_similarity(profile(bank, probe)), 4)
+        called = dict(zip(names, order, strict=True))
+        return {frozenset(BlockRef(called[ref.owner], ref.index) for ref in members) for members in groups}
 
-    assert grouped("abc") == grouped("cab") == grouped("bca")
+    expected = grouped("abc", "abc")
+    assert grouped("cab", "cab") == expected
+    assert grouped("abc", "zxy") == expected
 
 
 def test_groups_come_by_mean_index_then_smallest_member() -> None:

@@ -151,3 +151,11 @@ def test_a_recipe_is_a_value() -> None:
     assert {recipe: 1}[Recipe(refs("A1 B2"))] == 1
     assert str(recipe) == "A.1 B.2"
     assert recipe.owners == {"A", "B"}
+
+
+def test_more_groups_than_the_deepest_network_has_blocks_are_found_hopeless_at_once() -> None:
+    bank = make_bank(**dict.fromkeys("ABCDEF", "ccccfffff"))
+    members = list(bank)
+    groups = tuple(tuple(members[at::18]) for at in range(18))
+    assert Search(groups, bank, RULES, repeat_groups=False).total == 0
+    assert Search(groups, bank, RULES, repeat_groups=False)._count.cache_info().currsize < 100

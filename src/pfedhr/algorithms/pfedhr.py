@@ -9,7 +9,7 @@ Departures from the paper, which leaves them open: groups by k-medoids; a stitch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately, weights_of
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, rebuild, tune
+from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, full_stitches, rebuild, size, tune
 from pfedhr.algorithms.uploads import Upload, average_structures, deposit_uploads
 from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Training, distil
-from pfedhr.models import build, check_last_batch
+from pfedhr.models import ModelSpec, build, check_last_batch
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import (
     BlockBank,
@@ -33,7 +33,7 @@ from pfedhr.reassembly import (
     StitchKind,
     assemble,
     block_similarity,
-    decompose,
+    deposit,
     group,
     match_logits,
     profile,
@@ -44,9 +44,20 @@ from pfedhr.seeding import generator, seeded
 
 @dataclass(frozen=True)
 class Teachers:
-    """The server's state: teachers that wait for their clients."""
+    """The server's state: which teacher waits for which client, by its name in `made`.
 
-    waiting: dict[str, Teacher]
+    Clients may share a teacher, so each is kept once, for as long as one waits for it.
+    """
+
+    waiting: dict[str, str]
+    made: dict[str, Teacher]
+
+    def after(self, arrived: Collection[str], new: Mapping[str, Teacher]) -> Teachers:
+        """Return the state once the clients that replied have had their teachers, and `new` ones wait for some."""
+        names = {client: f"{teacher.round}: {teacher.recipe}" for client, teacher in new.items()}
+        waiting = {client: name for client, name in self.waiting.items() if client not in arrived} | names
+        made = self.made | {names[client]: teacher for client, teacher in new.items()}
+        return Teachers(waiting, {name: made[name] for name in sorted(set(waiting.values()))})
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class PFedHR(Algorithm):
         at_least = {"groups": 2, "candidates": 1, "tuning_epochs": 0, "tuning_batch_size": 1, "probe": 2}
         at_least |= {"distil_weight": 0, "teacher_max_age": 0}
         for setting, least in at_least.items():
-            if getattr(self, setting) < least:
+            if not getattr(self, setting) >= least:
                 raise SettingError(f"algorithm.{setting} = {getattr(self, setting)}: choose {least} or more")
         for setting in ("temperature", "contrastive_temperature", "tuning_learning_rate"):
             if not getattr(self, setting) > 0:
@@ -121,17 +132,15 @@ class PFedHR(Algorithm):
                 f"{tuple(setup.public.inputs.shape[1:])}; give labelled public data"
             )
         if self.tuning_epochs:
+            example = setup.public.take(torch.tensor([0])).ready(torch.device("cpu")).inputs
             for network in set(setup.networks.values()):
                 place = "algorithm.tuning_batch_size and the public data"
-                check_last_batch(network, len(setup.public), self.tuning_batch_size, place)
+                check_last_batch(network, example, len(setup.public), self.tuning_batch_size, place)
         self._check_layers(setup)
 
     def _check_layers(self, setup: Setup) -> None:
         """Raise SettingError if the cohort of a round may have fewer layers than there are groups."""
-        depth = {
-            network: len(decompose(build(network, 0), torch.zeros(1, *network.shape)))
-            for network in set(setup.networks.values())
-        }
+        depth = {network: self._depth(network) for network in set(setup.networks.values())}
         lengths = sorted(depth[network] for network in setup.networks.values())[: setup.active]
         fewest = lengths[0] if self.average_structures else sum(lengths)
         if self.groups > fewest:
@@ -140,9 +149,12 @@ class PFedHR(Algorithm):
                 f"most {fewest} groups, more active clients, or deeper networks"
             )
 
+    def _depth(self, network: ModelSpec) -> int:
+        return len(deposit({repr(network.factory): build(network, 0)}, torch.zeros(1, *network.shape)))
+
     def init_server(self, view: ServerView) -> Teachers:
         """Return no teachers."""
-        return Teachers({})
+        return Teachers({}, {})
 
     def init_client(self, view: ClientView) -> Taught:
         """Return the client's initial weights and no teacher."""
@@ -150,7 +162,7 @@ class PFedHR(Algorithm):
 
     def message(self, server: Teachers, client: str) -> Lesson:
         """Return the teacher that waits for the client, if any."""
-        return Lesson(server.waiting.get(client))
+        return Lesson(server.made[server.waiting[client]] if client in server.waiting else None)
 
     def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
         """Train on the private data beside the teacher: eq. (6)."""
@@ -160,9 +172,8 @@ class PFedHR(Algorithm):
 
     def server_step(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> tuple[Teachers, Metrics]:
         """Decompose, group, propose, assemble and tune, match: Algorithm 1 and eqs. (1) to (5)."""
-        waiting = {client: teacher for client, teacher in server.waiting.items() if client not in replies}
         if not replies:
-            return Teachers(waiting), {"candidates": 0}
+            return server, {"candidates": 0}
         watch = Stopwatch()
         uploads = {client: replies[client] for client in sorted(replies)}
         sources = average_structures(uploads) if self.average_structures else uploads
@@ -172,18 +183,19 @@ class PFedHR(Algorithm):
         with watch("propose_seconds"):
             groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"))
         with watch("assemble_seconds"):
-            drafts = [self._draft(recipe, bank, sources, view) for recipe in recipes]
+            drafts = {recipe: self._draft(recipe, bank, sources, view) for recipe in recipes}
             # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
             own = bank if sources is uploads else deposit_uploads(uploads, view.device)
-            clones = [self._draft(Recipe(own.chain(client)), own, uploads, view) for client in uploads if drafts]
+            chains = {client: Recipe(own.chain(client)) for client in uploads if drafts}
+            clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
         with watch("tune_seconds"):
-            tuned = view.map(tune, [self._tuning_job(draft) for draft in [*drafts, *clones]], Tuned)
+            jobs = [self._tuning_job(draft) for draft in (drafts | clones).values()]
+            tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match_seconds"):
-            candidates, owners = tuned[: len(drafts)], dict(zip(uploads, tuned[len(drafts) :], strict=False))
-            teachers, described = _match(owners, candidates) if drafts else ({}, {})
+            teachers, described = _match(chains, recipes, tuned) if drafts else ({}, {})
         names = [[str(ref) for ref in members] for members in groups]
         metrics: Metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
-        return Teachers(waiting | teachers), metrics
+        return server.after(replies.keys(), teachers), metrics
 
     def personal_model(self, state: Taught, view: ClientView) -> nn.Module:
         """Return the client's network."""
@@ -210,7 +222,9 @@ class PFedHR(Algorithm):
 
     def _search(self, similarity: Similarity, bank: BlockBank, rng: torch.Generator) -> tuple[Groups, Sequence[Recipe]]:
         """Return groups and recipes; where the rules allow none, with the next smaller number of groups."""
-        for count in range(min(self.groups, len(bank)), 1, -1):
+        deepest = max(ref.index for ref in bank)
+        most = len(bank) if self.repeat_groups else min(len(bank), deepest)  # by R1 no chain is longer than the deepest network
+        for count in range(min(self.groups, most), 1, -1):
             groups = group(similarity, count)
             recipes = propose(groups, bank, limit=self.candidates, rng=rng, repeat_groups=self.repeat_groups)
             if recipes:
@@ -230,28 +244,21 @@ class PFedHR(Algorithm):
         return TuningJob(draft, training, self.contrastive_temperature)
 
 
-def _match(owners: Mapping[str, Tuned], candidates: Sequence[Tuned]) -> tuple[dict[str, Teacher], Metrics]:
+def _match(
+    chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]
+) -> tuple[dict[str, Teacher], Metrics]:
     """Return the teacher of each client, and what the round's record says of them: eqs. (2) and (5).
 
-    A client's own unchanged chain is never its teacher: it would be the best match, and teach nothing.
+    `chains`: each client's own network. Unchanged it is never its teacher: it would be the best match, and teach nothing.
     """
-    own = {
-        (client, number)
-        for client, clone in owners.items()
-        for number, candidate in enumerate(candidates)
-        if candidate.teacher.recipe == clone.teacher.recipe
-    }
-    logits = {client: clone.logits for client, clone in owners.items()}
-    matching = match_logits(logits, [candidate.logits for candidate in candidates], own)
-    teachers = {client: candidates[number].teacher for client, number in matching.choice.items()}
+    own = {(client, number) for client, chain in chains.items() for number, recipe in enumerate(recipes) if recipe == chain}
+    logits = {client: tuned[chain].logits for client, chain in chains.items()}
+    matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], own)
+    teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
     return teachers, {
         "teachers": {client: str(teacher.recipe) for client, teacher in teachers.items()},
-        "teacher_sizes": {client: _size(teacher, "") for client, teacher in teachers.items()},
-        "stitch_sizes": {client: _size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
+        "teacher_sizes": {client: size(teacher) for client, teacher in teachers.items()},
+        "stitch_sizes": {client: size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
+        "full_stitches": {client: full_stitches(teacher) for client, teacher in teachers.items()},
         "similarity": [[round(float(value), 6) for value in row] for row in matching.similarity],
     }
-
-
-def _size(teacher: Teacher, parts: str | tuple[str, ...]) -> int:
-    """Return how many values the parts of a teacher whose names start so hold."""
-    return sum(value.numel() for name, value in teacher.weights.items() if name.startswith(parts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +25,9 @@ def initial_weights(view: ClientView) -> Tensors:
 
 def weights_of(model: nn.Module) -> Tensors:
     """Return a copy of the model's state_dict on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()
+    }
 
 
 def restore(network: ModelSpec, weights: Tensors) -> nn.Module:

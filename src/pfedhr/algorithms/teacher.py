@@ -53,6 +53,16 @@ def _blocks(network: ModelSpec) -> tuple[Block, ...]:
     return decompose(build(network, 0), torch.zeros(1, *network.shape))
 
 
+def size(teacher: Teacher, parts: str | tuple[str, ...] = "") -> int:
+    """Return how many values a teacher holds, or those parts of it whose names start so."""
+    return sum(value.numel() for name, value in teacher.weights.items() if name.startswith(parts))
+
+
+def full_stitches(teacher: Teacher) -> int:
+    """Return how many stitches of a teacher are dense: where that would be too large, a light one took its place."""
+    return len({part for part in (name.split(".")[0] for name in teacher.weights) if part.endswith("_full")})
+
+
 @dataclass(frozen=True)
 class TuningJob:
     """A network to tune on the public data, how, and the temperature of the contrastive loss where labels are withheld."""

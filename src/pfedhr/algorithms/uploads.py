@@ -30,15 +30,19 @@ def deposit_uploads(uploads: Mapping[str, Upload], device: torch.device) -> Bloc
 
 
 def average_structures(uploads: Mapping[str, Upload]) -> dict[str, Upload]:
-    """Return one upload a structure, named by it: the mean of its clients' weights by their examples (large-N variant)."""
-    cohorts: dict[ModelSpec, list[Upload]] = {}
-    for upload in uploads.values():
-        cohorts.setdefault(upload.network, []).append(upload)
-    return {
-        network.factory: Upload(
-            network,
-            weighted_mean([member.weights for member in members], [member.examples for member in members]),
-            sum(member.examples for member in members),
-        )
-        for network, members in cohorts.items()
-    }
+    """Return one upload a structure, named by it: the mean of its clients' weights by their examples (large-N variant).
+
+    The only upload of its structure stays itself, under its client's name.
+    """
+    cohorts: dict[ModelSpec, dict[str, Upload]] = {}
+    for client, upload in uploads.items():
+        cohorts.setdefault(upload.network, {})[client] = upload
+    averaged: dict[str, Upload] = {}
+    for network, members in cohorts.items():
+        if len(members) == 1:
+            averaged |= members
+        else:
+            counts = [member.examples for member in members.values()]
+            weights = weighted_mean([member.weights for member in members.values()], counts)
+            averaged[network.factory] = Upload(network, weights, sum(counts))
+    return averaged

@@ -15,9 +15,11 @@ class DataError(PfedhrError):
 
 
 def ready(inputs: Tensor, device: torch.device) -> Tensor:
-    """Return `inputs` as a network takes them: uint8 images scaled from 0..255 to [-1, 1], all else as is."""
+    """Return `inputs` on `device` as a network takes them: uint8 images scaled from 0..255 to [-1, 1], float64 as float32."""
     inputs = inputs.to(device)
-    return inputs.float().div_(127.5).sub_(1.0) if inputs.dtype == torch.uint8 else inputs
+    if inputs.dtype == torch.uint8:
+        return inputs.float().div_(127.5).sub_(1.0)
+    return inputs.float() if inputs.dtype == torch.float64 else inputs
 
 
 def check_labels(place: str, labels: Tensor, classes: int) -> None:

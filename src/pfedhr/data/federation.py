@@ -89,7 +89,7 @@ class ClientData:
 class Federation:
     """The private data of every client by its id, and the public data; inputs of any one dtype and shape.
 
-    Labels lie in [0, classes); `mirror` says whether a left-right mirror image keeps its class. DataError
+    Labels lie in [0, classes); `mirror` says whether a left-right mirror image of a public one keeps its class. DataError
     names the client that lacks examples, or whose inputs or labels do not fit the rest.
     """
 
@@ -135,7 +135,7 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
     test; no example is in two places. The clients are "client00", "client01" and so on. DataError says which
     option cannot be met.
     """
-    main = load(data.name, data.dir, data.hub)
+    main = source = load(data.name, data.dir, data.hub)
     pool = main.examples
     if data.examples:
         count, most = data.examples, len(pool)
@@ -145,7 +145,8 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
         kept, drawn = holdout(pool.labels, public.share, generator(seed, "public"))
         shared, pool = pool.take(drawn), pool.take(kept)
     else:
-        shared = _foreign(main, len(pool), data, public, seed)
+        source = load(public.name, data.dir, data.hub)
+        shared = _foreign(source, main, len(pool), public, seed)
     shares = _share_out(pool.labels, clients, data, generator(seed, "partition"))
     width = max(2, len(str(clients - 1)))
     held: dict[str, ClientData] = {}
@@ -153,15 +154,14 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
         client = f"client{number:0{width}}"
         train, test = holdout(pool.labels[share], data.test_share, generator(seed, "holdout", client))
         held[client] = ClientData(pool.take(share[train]), pool.take(share[test]))
-    return Federation(held, shared if public.labelled else shared.without_labels(), main.classes, main.mirror)
+    return Federation(held, shared if public.labelled else shared.without_labels(), main.classes, source.mirror)
 
 
-def _foreign(main: Dataset, pool_size: int, data: DataOptions, public: PublicOptions, seed: int) -> Examples:
+def _foreign(other: Dataset, main: Dataset, pool_size: int, public: PublicOptions, seed: int) -> Examples:
     """Return public examples from a set other than the clients', made to look like theirs."""
-    other = load(public.name, data.dir, data.hub)
     if public.labelled and other.classes != main.classes:
         raise DataError(
-            f"public.name = {public.name!r} has {other.classes} classes and data.name = {data.name!r} has "
+            f"public.name = {public.name!r} has {other.classes} classes and the clients' {main.name!r} has "
             f"{main.classes}, so its labels mean nothing to the clients: set public.labelled = false"
         )
     count = max(round(public.share * pool_size), 1)
@@ -184,7 +184,7 @@ def _share_out(labels: Tensor, clients: int, data: DataOptions, rng: torch.Gener
             case "classes":
                 return by_classes(labels, clients, data.classes_per_client, rng, data.shard_size)
             case "dirichlet":
-                return dirichlet(labels, clients, data.alpha, rng)
+                return dirichlet(labels, clients, data.alpha, rng, minimum=max(1, min(10, len(labels) // clients)))
     except DataError as error:
         raise DataError(f"data.partition = {data.partition!r}: {error}") from error
 

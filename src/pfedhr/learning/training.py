@@ -59,6 +59,11 @@ def fit(model: nn.Module, count: int, loss: Loss, training: Training, rng: torch
                 f"the loss is {mean} in epoch {epoch} of {training.epochs}, at learning rate {training.learning_rate}: "
                 f"try a smaller learning rate, or look for values that are not finite in the data"
             )
+    if not all(bool(torch.isfinite(value).all()) for value in model.parameters()):
+        raise TrainingError(
+            f"weights are no longer finite after {training.epochs} epochs, at learning rate {training.learning_rate}: try a "
+            f"smaller learning rate"
+        )
     return mean
 
 

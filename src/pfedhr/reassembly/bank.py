@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from pfedhr.reassembly.blocks import Block, decompose
+from pfedhr.reassembly.tracing import DecompositionError
 
 
 class BlockRef(NamedTuple):
@@ -72,4 +73,10 @@ def deposit(models: Mapping[str, nn.Module], example: Tensor) -> BlockBank:
     `example`: (n >= 1, ...), a batch that all models take. Raises DecompositionError for a model that cannot be cut, with
     its name.
     """
-    return BlockBank({owner: decompose(model, example) for owner, model in models.items()})
+    chains: dict[str, tuple[Block, ...]] = {}
+    for owner, model in models.items():
+        try:
+            chains[owner] = decompose(model, example)
+        except DecompositionError as error:
+            raise DecompositionError(f"the network of {owner}: {error}") from error
+    return BlockBank(chains)

@@ -21,6 +21,7 @@ from pfedhr.reassembly.tracing import (
     trace,
     weights,
 )
+from pfedhr.seeding import generator
 
 OPERATIONS = ("conv", "other", "fc")
 """Kinds of operation in the order that rule R2 lets them follow each other."""
@@ -58,7 +59,7 @@ def decompose(model: nn.Module, example: Tensor, *, whole: bool = False) -> tupl
 
     Raises DecompositionError naming the place and the remedies.
     """
-    example = torch.cat([example[:1]] * 3)
+    example = _three_inputs(example)
     with inference(model):
         if whole:
             return (_whole(model, example),)
@@ -68,6 +69,17 @@ def decompose(model: nn.Module, example: Tensor, *, whole: bool = False) -> tupl
         blocks = tuple(_block(model, run, values) for run in _merge_shared(groups, model))
         _verify(model, blocks, example)
     return blocks
+
+
+def _three_inputs(example: Tensor) -> Tensor:
+    """Return three inputs like those of `example`, all different where they can be drawn.
+
+    On equal or empty inputs, such as zeros, two different computations may well agree.
+    """
+    shape = (3, *example.shape[1:])
+    if example.is_floating_point():
+        return torch.randn(shape, generator=generator(0, "decompose")).to(example)
+    return example[:1].expand(shape).contiguous()
 
 
 def run_chain(blocks: Sequence[Block], inputs: Tensor) -> Tensor:
@@ -146,7 +158,7 @@ def _whole(model: nn.Module, example: Tensor) -> Block:
 def _verify(model: nn.Module, blocks: Sequence[Block], example: Tensor) -> None:
     """Raise DecompositionError unless the blocks give the model's output at two batch sizes and partition its state_dict."""
     for batch in (example, example[:2]):
-        if not torch.equal(run_chain(blocks, batch), model(batch)):
+        if not torch.equal(run_chain(blocks, batch).nan_to_num(), model(batch).nan_to_num()):
             raise DecompositionError(
                 f"{type(model).__name__} in {len(blocks)} blocks gives another output than whole on a batch of {len(batch)}: "
                 f"something in forward() depends on the batch or on chance. {REMEDIES}"

@@ -89,6 +89,8 @@ class Search:
         self._bank, self._rules, self._repeat = bank, rules, repeat_groups
         self._group = {ref: at for at, members in enumerate(groups) for ref in members}
         self._wanted = Coverage(bank.operations, frozenset(range(len(groups))))
+        self._all_groups = every_group in rules.wholes
+        self._depth = max(ref.index for ref in bank)
         self._count = cache(self._count_onward)
         self._followers = cache(self._find_followers)
         self._reach = cache(Coverage.reach)
@@ -121,8 +123,13 @@ class Search:
     def _steps(self, last: BlockRef | None, covered: Coverage) -> Iterator[tuple[BlockRef, Coverage]]:
         """Yield what may come next, each with what the chain then covers."""
         for ref, operation, at in self._followers(last):
-            if self._repeat or at not in covered.groups:
-                yield ref, self._reach(covered, operation, at)
+            if not self._repeat and at in covered.groups:
+                continue
+            reached = self._reach(covered, operation, at)
+            # By R1 every group still missing needs an index of its own above this one.
+            if self._all_groups and len(self._wanted.groups) - len(reached.groups) > self._depth - ref.index:
+                continue
+            yield ref, reached
 
     def _find_followers(self, last: BlockRef | None) -> list[tuple[BlockRef, str, int]]:
         """Return the blocks that the step rules let follow `last`, or begin a chain, each with its operation and group."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections import OrderedDict
 from typing import Literal
@@ -23,8 +22,6 @@ IMAGE_GRID = 8
 FULL_LIMIT = 20_000_000
 """Weights that one `full` stitch may have; above, it would not fit in memory, and a `light` one takes its place."""
 
-log = logging.getLogger(__name__)
-
 
 class StitchError(PfedhrError):
     """Two shapes that no stitch joins."""
@@ -42,6 +39,11 @@ class Resize(nn.Module):
         return nn.functional.interpolate(maps, self.size, mode="bilinear", align_corners=False)
 
 
+def fits_full(source: Shape, target: Shape) -> bool:
+    """Return whether a `full` stitch has no more than FULL_LIMIT weights."""
+    return (math.prod(source) + 1) * math.prod(target) <= FULL_LIMIT
+
+
 def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: bool = False) -> nn.Module:
     """Return a trainable layer from activations of shape `source` to inputs of shape `target`, both without batch.
 
@@ -51,12 +53,9 @@ def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: b
 
     Raises StitchError for shapes that are neither a vector (features,) nor a map (channels, height, width).
     """
-    if kind == "full":
-        size = math.prod(source) * math.prod(target) + math.prod(target)
-        if size <= FULL_LIMIT:
-            linear = nn.Linear(math.prod(source), math.prod(target))
-            return nn.Sequential(nn.Flatten(), linear, nn.ReLU(), nn.Unflatten(1, target))
-        log.warning("a full stitch from %s to %s would have %s weights: a light one is used", source, target, f"{size:,}")
+    if kind == "full" and fits_full(source, target):
+        linear = nn.Linear(math.prod(source), math.prod(target))
+        return nn.Sequential(nn.Flatten(), linear, nn.ReLU(), nn.Unflatten(1, target))
     match len(source), len(target):
         case 3, 3:
             return _map_to_map(source, target)
@@ -92,7 +91,7 @@ def assemble(recipe: Recipe, bank: BlockBank, image: Shape, kind: StitchKind = "
     """Return the network of `recipe`: copies of its blocks, and a stitch wherever two are not neighbours of one network.
 
     `image`: the shape of one input. A first block of its network reads the input itself. After a block that does not give
-    logits comes a linear layer to the classes. Children are named block1, stitch2, block2, ..., head. Stitches and head
+    logits comes a linear layer to the classes. Children are named block1, stitch2_light, block2, ..., head. Stitches and head
     take their initial weights from torch's global generator.
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -102,7 +101,8 @@ def assemble(recipe: Recipe, bank: BlockBank, image: Shape, kind: StitchKind = "
         source = bank[before].out_shape if before else image
         follows = (before.owner, before.index + 1) == ref if before else ref.index == 1
         if not follows:
-            parts[f"stitch{place}"] = stitch(source, block.in_shape, kind, image=before is None)
+            used = "full" if kind == "full" and fits_full(source, block.in_shape) else "light"
+            parts[f"stitch{place}_{used}"] = stitch(source, block.in_shape, used, image=before is None)
         elif len(block.in_shape) == 1 and len(source) > 1:
             parts[f"flatten{place}"] = nn.Flatten()
         parts[f"block{place}"] = copy.deepcopy(block.module).requires_grad_(True)

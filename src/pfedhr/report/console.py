@@ -51,7 +51,7 @@ class ProgressDisplay:
         """Move the bar on by one round."""
         accuracies = [scores.own.accuracy for scores in result.scores.values()]
         mean = f"accuracy {statistics.fmean(accuracies):.3f}" if accuracies else "not evaluated yet"
-        note = f"{len(result.active)} of {len(result.scores)} clients  {mean}"
+        note = f"{len(result.active)} clients  {mean}"
         self._progress.update(self._tasks[label], advance=1, note=note)
 
 

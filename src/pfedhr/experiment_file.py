@@ -1,0 +1,183 @@
+"""Experiments as TOML, as presets, and as the command line changes them; every error names field, value and place."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pfedhr.algorithm import Algorithm
+from pfedhr.algorithms import ALGORITHMS
+from pfedhr.experiment import Experiment, ExperimentError
+
+
+def presets() -> dict[str, str]:
+    """Return the presets: name and TOML text."""
+    files = resources.files("pfedhr") / "presets"
+    found = sorted(files.iterdir(), key=lambda path: path.name)
+    return {path.name.removesuffix(".toml"): path.read_text(encoding="utf-8") for path in found if path.name.endswith(".toml")}
+
+
+def load_experiment(name: str) -> Experiment:
+    """Return the preset of this name, or what is in the file `name`. Raises ExperimentError if there is neither."""
+    known = presets()
+    if name in known:
+        return parse(known[name], f"preset {name}")
+    path = Path(name)
+    if path.is_file():
+        return parse(read(path), name)
+    raise ExperimentError(f"there is no preset and no file {name!r}: {_nearest(name, known)}presets are {', '.join(known)}")
+
+
+def read(path: Path) -> str:
+    """Return the text of an experiment file. Raises ExperimentError if it is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ExperimentError(f"{path} is not TOML: {error}") from error
+
+
+def parse(text: str, place: str) -> Experiment:
+    """Return the experiment of a TOML text; `place` is where it was found. Raises ExperimentError naming field and place."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{place} is not TOML: {error}") from error
+    return _from_table(Experiment, table, "", place)
+
+
+def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
+    """Return the experiment with the fields that a command line sets: --plan.rounds 3 --clients.models cnn1 mlp.
+
+    Another --algorithm.name brings that method's defaults. Raises ExperimentError.
+    """
+    table = tomllib.loads(dump(experiment))
+    place = "the command line"
+    options = dict(_options(words))
+    if (method := options.get("algorithm.name", [])) and method != [experiment.algorithm.name]:
+        table["algorithm"] = {"name": method[0]}
+    kinds = _kinds(Experiment, _method(table["algorithm"]["name"], place))
+    for name, values in options.items():
+        if name not in kinds:
+            raise ExperimentError(f"unknown field --{name} in {place}: {_nearest(name, kinds, '--')}see --help")
+        if not values or (len(values) > 1 and kinds[name] != tuple[str, ...]):
+            raise ExperimentError(f"--{name} {' '.join(values)} in {place}: one value was expected, not {len(values)}")
+        section, _, field = name.rpartition(".")
+        (table[section] if section else table)[field] = _from_words(kinds[name], values)
+    return _from_table(Experiment, table, "", place)
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield every option with its values: the words up to the next option, or what follows "=" in the same word."""
+    name, values = "", list[str]()
+    for word in words:
+        if not word.startswith("--"):
+            if not name:
+                raise ExperimentError(f"{word!r} in the command line: fields are set as --plan.rounds 3")
+            values.append(word)
+            continue
+        if name:
+            yield name, values
+        name, equals, value = word[2:].partition("=")
+        name, values = name.replace("-", "_"), [value] if equals else []
+    if name:
+        yield name, values
+
+
+def _kinds(cls: type, method: type[Algorithm], path: str = "") -> dict[str, Any]:
+    """Return the type of every field by its dotted name."""
+    kinds: dict[str, Any] = {"algorithm.name": str} if cls is Experiment else {}
+    for name, kind in typing.get_type_hints(cls).items():
+        if name not in {item.name for item in dataclasses.fields(cls)}:
+            continue
+        kind = method if kind is Algorithm else kind
+        kinds |= _kinds(kind, method, f"{name}.") if dataclasses.is_dataclass(kind) else {f"{path}{name}": kind}
+    return kinds
+
+
+def _from_words(kind: Any, words: list[str]) -> Any:
+    """Return what TOML would have given for `words`; a word that is none of the type stays as it is, to be refused."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(words[0].lower(), words[0])
+    if kind in (int, float):
+        try:
+            return kind(words[0])
+        except ValueError:
+            return words[0]
+    return words if kind == tuple[str, ...] else words[0]
+
+
+def _from_table(cls: Any, table: Any, path: str, place: str) -> Any:
+    """Return a dataclass from a table; every key must be a field, and every value of the field's type."""
+    if not isinstance(table, dict):
+        raise ExperimentError(f"{path.rstrip('.')} = {table!r} in {place}: a section [{path.rstrip('.')}] was expected")
+    table = dict(table)
+    if cls is Algorithm:
+        cls = _method(table.pop("name", "pfedhr"), place)
+    known = {item.name for item in dataclasses.fields(cls)}
+    kinds = typing.get_type_hints(cls)
+    for key in table:
+        if key not in known:
+            raise ExperimentError(
+                f"unknown field {path}{key} in {place}: {_nearest(key, known, path)}known are {', '.join(sorted(known))}"
+            )
+    return cls(**{key: _from_value(kinds[key], value, f"{path}{key}", place) for key, value in table.items()})
+
+
+def _method(name: Any, place: str) -> type[Algorithm]:
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    hint = _nearest(str(name), ALGORITHMS)
+    raise ExperimentError(f"algorithm.name = {name!r} in {place}: {hint}known are {', '.join(ALGORITHMS)}")
+
+
+def _nearest(name: str, known: Iterable[str], path: str = "") -> str:
+    """Return "did you mean ...? " with the known name that is nearest to `name`, or nothing if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {path + near[0]!r}? " if near else ""
+
+
+def _from_value(kind: Any, value: Any, path: str, place: str) -> Any:
+    if kind is Algorithm or dataclasses.is_dataclass(kind):
+        return _from_table(kind, value, f"{path}.", place)
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise ExperimentError(f"{path} = {value!r} in {place}: choose one of {', '.join(map(str, choices))}")
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    wanted = list if typing.get_origin(kind) is tuple else kind
+    if type(value) is not wanted or (wanted is list and not all(isinstance(item, str) for item in value)):
+        name = "list of strings" if wanted is list else wanted.__name__
+        raise ExperimentError(f"{path} = {value!r} in {place}: a value of type {name} was expected")
+    return tuple(value) if wanted is list else value
+
+
+def dump(experiment: Experiment) -> str:
+    """Return the experiment as TOML, every field of it: `parse` gives it back."""
+    fields = dataclasses.fields(experiment)
+    plain = {item.name: getattr(experiment, item.name) for item in fields}
+    lines = [f"{key} = {_toml(value)}" for key, value in plain.items() if not dataclasses.is_dataclass(value)]
+    for section, value in plain.items():
+        if dataclasses.is_dataclass(value):
+            lines += ["", f"[{section}]"]
+            lines += [f"name = {_toml(value.name)}"] if isinstance(value, Algorithm) else []
+            lines += [f"{item.name} = {_toml(getattr(value, item.name))}" for item in dataclasses.fields(value)]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case tuple():
+            return f"[{', '.join(map(_toml, value))}]"
+        case float():
+            return repr(value)
+        case _:
+            return json.dumps(value, ensure_ascii=False)

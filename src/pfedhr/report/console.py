@@ -69,7 +69,8 @@ def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
         return [f"{own:.3f}", *beside, "" if teacher is None else f"{teacher:.3f}"]
 
     for one in outcomes:
-        cells = [one.client, one.model, " ".join(map(str, one.classes)), str(one.train), str(one.test)]
+        classes = " ".join(map(str, one.classes)) if len(one.classes) <= 4 else f"{len(one.classes)} of them"
+        cells = [one.client, one.model, classes, str(one.train), str(one.test)]
         table.add_row(*cells, *accuracies(one.accuracy, one.alone_accuracy, one.teacher_accuracy))
     table.add_section()
     own = [one.accuracy for one in outcomes]

@@ -20,17 +20,18 @@ import safetensors.torch
 import torch
 from toy import separable
 
-from pfedhr import run as run_module
+from pfedhr import disk
 from pfedhr.algorithm import SettingError
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import Dataset, Examples
+from pfedhr.disk import LockedError, locked, write
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.federate import RoundResult
 from pfedhr.launch import resume, start, stored_experiment
 from pfedhr.models import ModelSpec, build
-from pfedhr.run import RunDirectory, RunError, locked, write
+from pfedhr.run import RunDirectory, RunError
 
 
 def quarters(directory: str) -> Dataset:
@@ -166,9 +167,9 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
 
         return operation
 
-    monkeypatch.setattr(run_module.os, "fsync", fsync)
-    monkeypatch.setattr(run_module.Path, "replace", counted("replace"))
-    monkeypatch.setattr(run_module.Path, "unlink", counted("unlink"))
+    monkeypatch.setattr(disk.os, "fsync", fsync)
+    monkeypatch.setattr(disk.Path, "replace", counted("replace"))
+    monkeypatch.setattr(disk.Path, "unlink", counted("unlink"))
     return done
 
 
@@ -269,7 +270,7 @@ def test_a_run_stopped_by_the_user_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_only_one_process_runs_in_a_directory(undisturbed: Path) -> None:
-    with locked(undisturbed), pytest.raises(RunError, match="another process is running"):
+    with locked(undisturbed), pytest.raises(LockedError, match="another process is running"):
         resume(undisturbed, Silent())
     resume(undisturbed, Silent())
 

@@ -13,13 +13,14 @@ from pfedhr.algorithm import Algorithm, Setup
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.private import weights_of
 from pfedhr.data import build_federation, ready
+from pfedhr.disk import locked
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.federate import Progress, RoundResult, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.models import ModelSpec, build, check_last_batch, check_network
 from pfedhr.parcel import unpack
-from pfedhr.run import ClientOutcome, RunDirectory, check_free, locked, read_experiment
+from pfedhr.run import ClientOutcome, RunDirectory, check_free, read_experiment
 
 
 class Watcher(Protocol):

@@ -13,19 +13,18 @@ names as they come, and `checkpoint/latest.parcel` says which of them belong tog
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
 import statistics
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
+from pfedhr.disk import UNFINISHED, write
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Progress, RoundResult
 from pfedhr.parcel import ParcelError, Tensors, pack, unpack
@@ -34,26 +33,6 @@ from pfedhr.transport import Scores
 
 class RunError(PfedhrError):
     """A run directory that is in the way, or is not one; the message names it and a remedy."""
-
-
-UNFINISHED = ".unfinished"
-"""Ends the names of files that are being written. What a killed process leaves of them counts for nothing."""
-
-
-def write(path: Path, content: bytes) -> None:
-    """Give `path` this content: all of it, or, if the process ends before, none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @dataclass(frozen=True)
@@ -219,20 +198,6 @@ def read_experiment(path: Path) -> str:
     if not file.is_file():
         raise RunError(f"{path} holds no experiment.toml, so it is not a run: give the directory that --out named")
     return file.read_text(encoding="utf-8")
-
-
-@contextmanager
-def locked(path: Path) -> Generator[None]:
-    """Keep other processes from running in `path` inside the block. Raises RunError if one does."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"another process is running in {path}: wait for it, or end it") from error
-        yield
-    finally:
-        os.close(folder)  # which also unlocks it, as a kill does
 
 
 def record(result: RoundResult) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately, weights_of
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, full_stitches, rebuild, size, tune
+from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, assign, rebuild, tune
 from pfedhr.algorithms.uploads import Upload, average_structures, deposit_uploads
 from pfedhr.data import Examples
 from pfedhr.inference import predict
@@ -35,7 +35,6 @@ from pfedhr.reassembly import (
     block_similarity,
     deposit,
     group,
-    match_logits,
     profile,
     propose,
 )
@@ -192,7 +191,7 @@ class PFedHR(Algorithm):
             jobs = [self._tuning_job(draft) for draft in (drafts | clones).values()]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match_seconds"):
-            teachers, described = _match(chains, recipes, tuned) if drafts else ({}, {})
+            teachers, described = assign(chains, recipes, tuned) if drafts else ({}, {})
         names = [[str(ref) for ref in members] for members in groups]
         metrics: Metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
         return server.after(replies.keys(), teachers), metrics
@@ -242,23 +241,3 @@ class PFedHR(Algorithm):
     def _tuning_job(self, draft: Teacher) -> TuningJob:
         training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
         return TuningJob(draft, training, self.contrastive_temperature)
-
-
-def _match(
-    chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]
-) -> tuple[dict[str, Teacher], Metrics]:
-    """Return the teacher of each client, and what the round's record says of them: eqs. (2) and (5).
-
-    `chains`: each client's own network. Unchanged it is never its teacher: it would be the best match, and teach nothing.
-    """
-    own = {(client, number) for client, chain in chains.items() for number, recipe in enumerate(recipes) if recipe == chain}
-    logits = {client: tuned[chain].logits for client, chain in chains.items()}
-    matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], own)
-    teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
-    return teachers, {
-        "teachers": {client: str(teacher.recipe) for client, teacher in teachers.items()},
-        "teacher_sizes": {client: size(teacher) for client, teacher in teachers.items()},
-        "stitch_sizes": {client: size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
-        "full_stitches": {client: full_stitches(teacher) for client, teacher in teachers.items()},
-        "similarity": [[round(float(value), 6) for value in row] for row in matching.similarity],
-    }

@@ -1,22 +1,23 @@
-"""A reassembled network that travels: how to make it again, and its weights; and its tuning on public data."""
+"""A reassembled network that travels: how to make it again, and its weights; its tuning on public data; who gets it."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pfedhr.algorithm import ServerView
+from pfedhr.algorithm import Metrics, ServerView
 from pfedhr.algorithms.private import weights_of
 from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Augmentation, Loss, Training, TrainingError, fit, nt_xent
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import Block, BlockBank, Recipe, StitchKind, assemble, decompose
+from pfedhr.reassembly import Block, BlockBank, Recipe, StitchKind, assemble, decompose, match_logits
 from pfedhr.seeding import generator, seeded
 
 
@@ -115,3 +116,23 @@ def _contrastive(inputs: Tensor, mirror: bool, temperature: float, rng: torch.Ge
         return nt_xent(model(augment(images, rng)), model(augment(images, rng)), temperature)
 
     return loss
+
+
+def assign(
+    chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]
+) -> tuple[dict[str, Teacher], Metrics]:
+    """Return the teacher of each client, and what the round's record says of them: eqs. (2) and (5).
+
+    `chains`: each client's own network. Unchanged it is never its teacher: it would be the best match, and teach nothing.
+    """
+    own = {(client, number) for client, chain in chains.items() for number, recipe in enumerate(recipes) if recipe == chain}
+    logits = {client: tuned[chain].logits for client, chain in chains.items()}
+    matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], own)
+    teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
+    return teachers, {
+        "teachers": {client: str(teacher.recipe) for client, teacher in teachers.items()},
+        "teacher_sizes": {client: size(teacher) for client, teacher in teachers.items()},
+        "stitch_sizes": {client: size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
+        "full_stitches": {client: full_stitches(teacher) for client, teacher in teachers.items()},
+        "similarity": [[round(float(value), 6) for value in row] for row in matching.similarity],
+    }

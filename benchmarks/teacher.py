@@ -20,7 +20,7 @@ from pfedhr.algorithms.teacher import Teacher, rebuild
 from pfedhr.experiment_file import load_experiment
 from pfedhr.inference import predict
 from pfedhr.launch import prepare
-from pfedhr.learning import distil
+from pfedhr.learning import distil, soft_targets
 from pfedhr.models import ModelSpec, build
 from pfedhr.reassembly import BlockRef, Recipe, assemble, deposit
 
@@ -57,11 +57,11 @@ def _beside(view: ClientView, teacher: Teacher) -> Iterator[Measurement]:
     note = f"{view.training.epochs} epochs of {len(view.train)} examples; teacher {teacher.recipe}"
     yield Measurement(f"teacher {network}", ratios(beside, alone), "times", Target(1.15, at_least=False), note)
 
-    logits = predict(rebuild(teacher).to(view.device), view.train.ready(view.device).inputs)
+    targets = soft_targets(predict(rebuild(teacher).to(view.device), view.train.ready(view.device).inputs), method.temperature)
     short = replace(view, training=replace(view.training, epochs=1))
 
     def term(student: Tensor, batch: Tensor) -> Tensor:
-        return method.distil_weight * distil(student, logits[batch], method.temperature)
+        return method.distil_weight * distil(student, targets[batch], method.temperature)
 
     beside, alone = interleaved(
         lambda: train_privately(short, weights, term),

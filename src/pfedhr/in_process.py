@@ -169,7 +169,10 @@ class InProcess:
 
         def over_workers(work: Callable[[Job, ServerView], Result], jobs: Sequence[Job], result: type[Result]) -> list[Result]:
             tasks = [(work, type(job), pack(job), round) for job in jobs]
-            return [unpack(result, data) for data in self._workers.run(_work, tasks)]
+            # The largest first, for the reason that `exchange` has; the results in the order of the jobs.
+            order = sorted(range(len(tasks)), key=lambda place: -len(tasks[place][2]))
+            done = dict(zip(order, self._workers.run(_work, [tasks[place] for place in order]), strict=True))
+            return [unpack(result, done[place]) for place in range(len(tasks))]
 
         return self._workers.cohort.server_view(round, over_workers)
 

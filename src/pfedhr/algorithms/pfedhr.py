@@ -22,7 +22,7 @@ from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, assign, rebuild
 from pfedhr.algorithms.uploads import Upload, average_structures, deposit_uploads
 from pfedhr.data import Examples
 from pfedhr.inference import predict
-from pfedhr.learning import Training, distil
+from pfedhr.learning import Training, distil, soft_targets
 from pfedhr.models import ModelSpec, build, check_last_batch
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import (
@@ -210,9 +210,10 @@ class PFedHR(Algorithm):
             return None
         if self.teacher_max_age and view.round - teacher.round > self.teacher_max_age:
             return None
-        # The teacher and the private data stay the same for the round: its logits are computed once.
+        # The teacher and the private data stay the same for the round: what it teaches is computed once.
         logits = predict(rebuild(teacher).to(view.device), view.train.ready(view.device).inputs)
-        return lambda student, batch: self.distil_weight * distil(student, logits[batch], self.temperature)
+        targets = soft_targets(logits, self.temperature)
+        return lambda student, batch: self.distil_weight * distil(student, targets[batch], self.temperature)
 
     def _probe(self, view: ServerView) -> Tensor:
         """Return the public examples that blocks are compared on, the same in every round."""

@@ -1,7 +1,7 @@
 """Training and evaluation on tensors in memory. Knows nothing of clients, rounds or blocks."""
 
 from pfedhr.learning.augment import Augmentation
-from pfedhr.learning.objectives import distil, nt_xent
+from pfedhr.learning.objectives import distil, nt_xent, soft_targets
 from pfedhr.learning.training import Loss, Score, Training, TrainingError, evaluate, fit
 
-__all__ = ["Augmentation", "Loss", "Score", "Training", "TrainingError", "distil", "evaluate", "fit", "nt_xent"]
+__all__ = ["Augmentation", "Loss", "Score", "Training", "TrainingError", "distil", "evaluate", "fit", "nt_xent", "soft_targets"]

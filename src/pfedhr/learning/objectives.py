@@ -8,15 +8,19 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def soft_targets(logits: Float[Tensor, "batch classes"], temperature: float = 1.0) -> Float[Tensor, "batch classes"]:
+    """Return what a teacher's logits teach: the logarithms of their softmax at `temperature`, without gradients."""
+    return functional.log_softmax(logits.detach() / temperature, dim=1)
+
+
 def distil(
-    student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float = 1.0
+    student: Float[Tensor, "batch classes"], targets: Float[Tensor, "batch classes"], temperature: float = 1.0
 ) -> Float[Tensor, ""]:
     """Return KL(teacher || student) of the softmaxes at `temperature`, times its square: the second term of eq. (6).
 
-    The gradient goes to the student alone. The square keeps gradients at one scale whatever the temperature
-    (Hinton et al., 2015, arXiv 1503.02531).
+    `student`: logits; `targets`: the teacher's `soft_targets` at the same temperature. The square keeps gradients at one scale
+    whatever the temperature (Hinton et al., 2015, arXiv 1503.02531).
     """
-    targets = functional.log_softmax(teacher.detach() / temperature, dim=1)
     guesses = functional.log_softmax(student / temperature, dim=1)
     return functional.kl_div(guesses, targets, reduction="batchmean", log_target=True) * temperature**2
 

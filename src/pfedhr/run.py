@@ -146,9 +146,7 @@ class RunDirectory:
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
-            raise RunError(
-                f"{path} is missing, so the run cannot go on: restore it, or begin anew with another --out"
-            ) from error
+            raise _lost(path, "is missing") from error
 
     def _read_checkpoint(self) -> Checkpoint | None:
         path = self._folder / "latest.parcel"
@@ -156,9 +154,9 @@ class RunDirectory:
             try:
                 return unpack(Checkpoint, path.read_bytes())
             except ParcelError as error:
-                raise RunError(f"{path} is damaged: {error}; restore it, or begin anew with another --out") from error
+                raise _lost(path, f"is damaged ({error})") from error
         if len(self._lines()) > 1 or (self.path / "clients.csv").exists():
-            raise RunError(f"{path} is missing, so the run cannot go on: restore it, or begin anew with another --out")
+            raise _lost(path, "is missing")
         return None
 
     def _lines(self) -> list[bytes]:
@@ -184,6 +182,10 @@ class RunDirectory:
         left += [*self.path.glob(f"*{UNFINISHED}"), *(self.path / "models").glob(f"*{UNFINISHED}")]
         for path in left:
             path.unlink()
+
+
+def _lost(path: Path, how: str) -> RunError:
+    return RunError(f"{path} {how}, so the run cannot go on: restore it, or begin anew with another --out")
 
 
 def check_free(path: Path) -> None:

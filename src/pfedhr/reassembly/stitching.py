@@ -39,9 +39,9 @@ class Resize(nn.Module):
         return nn.functional.interpolate(maps, self.size, mode="bilinear", align_corners=False)
 
 
-def fits_full(source: Shape, target: Shape) -> bool:
-    """Return whether a `full` stitch has no more than FULL_LIMIT weights."""
-    return (math.prod(source) + 1) * math.prod(target) <= FULL_LIMIT
+def affordable(source: Shape, target: Shape, kind: StitchKind) -> StitchKind:
+    """Return the kind that a stitch asked for as `kind` will be: `light` where `full` would have over FULL_LIMIT weights."""
+    return "full" if kind == "full" and (math.prod(source) + 1) * math.prod(target) <= FULL_LIMIT else "light"
 
 
 def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: bool = False) -> nn.Module:
@@ -53,7 +53,7 @@ def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: b
 
     Raises StitchError for shapes that are neither a vector (features,) nor a map (channels, height, width).
     """
-    if kind == "full" and fits_full(source, target):
+    if affordable(source, target, kind) == "full":
         linear = nn.Linear(math.prod(source), math.prod(target))
         return nn.Sequential(nn.Flatten(), linear, nn.ReLU(), nn.Unflatten(1, target))
     match len(source), len(target):
@@ -101,7 +101,7 @@ def assemble(recipe: Recipe, bank: BlockBank, image: Shape, kind: StitchKind = "
         source = bank[before].out_shape if before else image
         follows = (before.owner, before.index + 1) == ref if before else ref.index == 1
         if not follows:
-            used = "full" if kind == "full" and fits_full(source, block.in_shape) else "light"
+            used = affordable(source, block.in_shape, kind)
             parts[f"stitch{place}_{used}"] = stitch(source, block.in_shape, used, image=before is None)
         elif len(block.in_shape) == 1 and len(source) > 1:
             parts[f"flatten{place}"] = nn.Flatten()

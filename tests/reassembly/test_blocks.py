@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+
 import pytest
 import torch
 from torch import nn
 
 from pfedhr import reassembly
 from pfedhr.models import ModelSpec, build
-from pfedhr.reassembly import DecompositionError, decompose, run_chain
+from pfedhr.reassembly import DecompositionError, coarsen, decompose, run_chain
 from pfedhr.zoo import ZOO
 
 SHAPE = (3, 32, 32)
@@ -108,7 +110,7 @@ def test_functional_weights_defaults_and_views() -> None:
     inputs = torch.randn(4, 1, 8, 8)
     assert torch.equal(run_chain(decompose(model, inputs), inputs), model(inputs))
     first, *_, last = decompose(Functional(), torch.zeros(1, 1, 8, 8))
-    assert (first.op, first.names) == ("conv", ("kernel",))
+    assert (first.op, first.names) == ("conv", ("kernel", "scale.weight"))
     assert (last.op, last.in_shape, last.names) == ("fc", (216,), ("head.weight", "head.bias"))
 
 
@@ -147,6 +149,75 @@ def test_what_only_looks_like_a_flatten_on_the_example_is_kept() -> None:
     assert torch.equal(run_chain(blocks, inputs), model(inputs))
 
 
+class FunctionalDropout(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5, self.training))
+
+
+def test_functional_dropout_follows_the_mode_of_its_block() -> None:
+    model = FunctionalDropout(nn.Linear(40, 3)).train()
+    (block,) = decompose(model, torch.ones(1, 40))
+    inputs = torch.randn(5, 40)
+    for training in (True, False):
+        torch.manual_seed(1)
+        whole = model.train(training)(inputs)
+        torch.manual_seed(1)
+        assert torch.equal(block.module.train(training)(inputs), whole)
+    assert not torch.equal(model.train()(inputs), model.eval()(inputs))
+
+
+class KeepsItsBatchSize(nn.Module):
+    """Asks for the batch size once, at the start, and uses it again at the end, with a branch on a shape in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, width = x.shape
+        hidden = torch.relu(self.first(x))
+        if width % 2 == 0 and hidden.shape[1] > width:
+            hidden = self.second(hidden) + torch.ones(batch, 1)
+        return self.head(hidden.view(batch, 2, 4)).mean(1)
+
+
+def test_forward_may_branch_on_shapes_and_keep_its_batch_size() -> None:
+    model = KeepsItsBatchSize()
+    blocks = decompose(model, torch.zeros(1, 6))
+    inputs = torch.randn(7, 6)
+    assert [block.names[0] for block in blocks] == ["first.weight", "second.weight", "head.weight"]
+    assert torch.equal(run_chain(blocks, inputs), model(inputs))
+
+
+def test_coarsened_blocks_compute_the_same_in_balanced_parts() -> None:
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(width, 8), nn.ReLU()) for width in (8, 8, 8, 8, 8)), nn.Linear(8, 3))
+    blocks = decompose(model, torch.zeros(1, 8))
+    inputs = torch.randn(4, 8)
+    for most in range(1, 8):
+        fewer = coarsen(blocks, most)
+        assert len(fewer) <= most
+        assert torch.equal(run_chain(fewer, inputs), model(inputs))
+        assert [name for block in fewer for name in block.names] == [name for block in blocks for name in block.names]
+        # The slow twin: the best of all ways to cut the list of blocks.
+        sizes = [block.parameters for block in blocks]
+        ways = [
+            max(sum(sizes[start:end]) for start, end in pairwise((0, *cuts, 6)))
+            for count in range(min(most, 6))
+            for cuts in combinations(range(1, 6), count)
+        ]
+        assert max(block.parameters for block in fewer) == min(ways)
+    with pytest.raises(ValueError, match="choose 1 or more"):
+        coarsen(blocks, 0)
+
+
+def test_named_modules_are_the_blocks() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Branching(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
+    first, second = decompose(model, torch.ones(1, 4), blocks=["1", "3"])
+    assert (first.names, second.names) == (("0.weight", "0.bias", "1.0.weight", "1.0.bias"), ("3.weight", "3.bias"))
+    with pytest.raises(DecompositionError, match="no module 'head'"):
+        decompose(model, torch.ones(1, 4), blocks=["head"])
+
+
 class Branching(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x if x.sum() > 0 else -x)
@@ -155,11 +226,6 @@ class Branching(nn.Sequential):
 class TwoOutputs(nn.Sequential):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return super().forward(x), x
-
-
-class FunctionalDropout(nn.Sequential):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(nn.functional.dropout(x, 0.5, self.training))
 
 
 class Unused(nn.Module):
@@ -181,7 +247,6 @@ class NeedsMore(nn.Sequential):
     [
         (Branching(nn.Linear(4, 3)), "cannot be traced"),
         (TwoOutputs(nn.Linear(4, 3)), "not one tensor"),
-        (FunctionalDropout(nn.Linear(4, 3)), "dropout"),
         (Unused(), "spare.weight"),
         (NeedsMore(nn.Linear(4, 3)), "'weight'"),
         (nn.Sequential(nn.ReLU(), nn.Flatten()), "no weight"),

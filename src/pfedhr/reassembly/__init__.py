@@ -1,13 +1,13 @@
 """Taking networks apart and putting new ones together. Pure: knows nothing of clients, rounds or federated learning."""
 
 from pfedhr.reassembly.bank import BlockBank, BlockRef, deposit
-from pfedhr.reassembly.blocks import Block, decompose, run_chain
+from pfedhr.reassembly.blocks import Block, coarsen, decompose, run_chain
 from pfedhr.reassembly.grouping import Groups, group
 from pfedhr.reassembly.matching import Matching, agreement, match, match_logits
 from pfedhr.reassembly.recipes import RULES, Recipe, Rules, Search, propose
 from pfedhr.reassembly.similarity import Profile, Similarity, block_similarity, cka, hsic, profile
 from pfedhr.reassembly.stitching import StitchError, StitchKind, assemble, stitch
-from pfedhr.reassembly.tracing import DecompositionError
+from pfedhr.reassembly.symbolic import DecompositionError
 
 __all__ = [
     "RULES",
@@ -28,6 +28,7 @@ __all__ = [
     "assemble",
     "block_similarity",
     "cka",
+    "coarsen",
     "decompose",
     "deposit",
     "group",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from pfedhr.reassembly.blocks import Block, decompose
-from pfedhr.reassembly.tracing import DecompositionError
+from pfedhr.reassembly.symbolic import DecompositionError
 
 
 class BlockRef(NamedTuple):

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from pfedhr.inference import inference
-from pfedhr.reassembly.tracing import (
-    REMEDIES,
-    DecompositionError,
-    Segment,
-    extract,
-    is_flatten,
-    record,
-    segments,
-    trace,
-    weights,
-)
+from pfedhr.reassembly.cutting import Segment, extract, has_matrix, is_flatten, parameters, segments
+from pfedhr.reassembly.operations import operation, strongest
+from pfedhr.reassembly.symbolic import DecompositionError, shaped
+from pfedhr.reassembly.tracing import REMEDIES, Trace, trace
 from pfedhr.seeding import generator
-
-OPERATIONS = ("conv", "other", "fc")
-"""Kinds of operation in the order that rule R2 lets them follow each other."""
 
 Shape = tuple[int, ...]
 
@@ -33,8 +22,9 @@ Shape = tuple[int, ...]
 class Block:
     """One layer or inseparable group of layers of a network.
 
-    `names`: its keys in the network's own state_dict; `op`: one of OPERATIONS; `in_shape`, `out_shape`: without the batch
-    axis; `module`: computes the block and shares the network's tensors.
+    `names`: its keys in the network's own state_dict; `op`: one of operations.OPERATIONS; `in_shape`, `out_shape`: without the
+    batch axis; `module`: computes the block and shares the network's tensors; `integers`: whether it takes whole numbers, as an
+    embedding does.
     """
 
     names: tuple[str, ...]
@@ -42,6 +32,7 @@ class Block:
     in_shape: Shape
     out_shape: Shape
     module: nn.Module = field(repr=False, compare=False)
+    integers: bool = False
 
     @property
     def parameters(self) -> int:
@@ -49,37 +40,97 @@ class Block:
         return sum(value.numel() for value in self.module.parameters())
 
 
-def decompose(model: nn.Module, example: Tensor, *, whole: bool = False) -> tuple[Block, ...]:
+def decompose(
+    model: nn.Module, example: Tensor, *, blocks: Sequence[str] | None = None, whole: bool = False
+) -> tuple[Block, ...]:
     """Cut `model` wherever exactly one tensor flows, so that each block owns a weight matrix or kernel.
 
-    `example`: (n >= 1, ...), a batch of inputs. A normalisation, activation or pooling belongs to the block before it, a
-    change of rank such as a mean over the map to the block after it; a flatten between two blocks belongs to neither and
-    is what `run_chain` adds. `whole` gives the network as one block. The model is left as it was. Checked every time: the
-    blocks run in order give the model's output bit for bit, and their names partition its state_dict.
+    `example`: (n >= 1, ...), a batch of inputs, floats or integers. A normalisation, activation or pooling belongs to the block
+    before it, a change of rank such as a mean over the map to the block after it; a flatten between two blocks belongs to
+    neither and is what `run_chain` adds. `blocks` names modules that shall each be a block of their own, with what lies between
+    them; nothing inside them is looked at. `whole` gives the network as one block. The model is left as it was. Checked every
+    time at two batch sizes: the blocks run in order give the model's output bit for bit; their names partition its state_dict.
 
     Raises DecompositionError naming the place and the remedies.
     """
-    example = _three_inputs(example)
-    with inference(model):
-        if whole:
-            return (_whole(model, example),)
-        graph = trace(model)
-        values = record(model, graph, example)
-        groups = _join(segments(model, graph, values), model, values)
-        blocks = tuple(_block(model, run, values) for run in _merge_shared(groups, model))
-        _verify(model, blocks, example)
-    return blocks
+    batch = _three_inputs(example)
+    if whole:
+        with inference(model):
+            return (_whole(model, batch),)
+    named = [_named(model, name) for name in blocks or ()]
+    found = trace(model, batch, named)
+    cuts = segments(type(model).__name__, found)
+    runs = _merge_shared(_join(cuts, model, named), model)
+    result = tuple(_block(model, found, run) for run in runs)
+    with inference(model, *(block.module for block in result)):
+        _verify(model, result, batch)
+    return result
+
+
+def coarsen(blocks: Sequence[Block], most: int) -> tuple[Block, ...]:
+    """Return at most `most` >= 1 blocks that compute the same: neighbours joined, the largest as small as can be.
+
+    For networks of very many layers: what grouping and the search for candidates cost grows with the number of blocks.
+    """
+    if most < 1:
+        raise ValueError(f"most = {most}: choose 1 or more")
+    sizes = [block.parameters for block in blocks]
+    low, high = max(sizes), sum(sizes)
+    while low < high:  # the least capacity with which filling from the left takes at most `most` parts
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_filled(sizes, middle, len(sizes))) <= most else (middle + 1, high)
+    count = min(most, len(blocks))
+    return tuple(_joined(blocks[start:end]) for start, end in _filled(sizes, low, count))
+
+
+def _filled(sizes: Sequence[int], capacity: int, parts: int) -> list[tuple[int, int]]:
+    """Return the bounds of runs of at most `capacity`, filled from the left; of `parts` runs where so few blocks suffice."""
+    bounds: list[tuple[int, int]] = []
+    start = held = 0
+    for at, size in enumerate(sizes):
+        if at > start and held + size > capacity:
+            bounds.append((start, at))
+            start, held = at, 0
+        held += size
+    return [*bounds, (start, len(sizes))]
+
+
+class Chain(nn.Module):
+    """Blocks in order as one module."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(block.module for block in blocks)
+        self.vectors = [len(block.in_shape) == 1 for block in blocks]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map what the first block takes to what the last gives."""
+        for part, vector in zip(self.parts, self.vectors, strict=True):
+            inputs = part(inputs.flatten(1) if vector and inputs.dim() > 2 else inputs)
+        return inputs
+
+
+def _joined(blocks: Sequence[Block]) -> Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    names = tuple(name for block in blocks for name in block.names)
+    op = strongest(block.op for block in blocks)
+    return Block(names, op, blocks[0].in_shape, blocks[-1].out_shape, Chain(blocks), blocks[0].integers)
+
+
+def _named(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        children = ", ".join(name for name, _ in model.named_children())
+        raise DecompositionError(f"{type(model).__name__} has no module {name!r}: its children are {children}") from error
 
 
 def _three_inputs(example: Tensor) -> Tensor:
-    """Return three inputs like those of `example`, all different where they can be drawn.
-
-    On equal or empty inputs, such as zeros, two different computations may well agree.
-    """
-    shape = (3, *example.shape[1:])
+    """Return three inputs like those of `example`: floats all different; integers of the example, which name its vocabulary."""
     if example.is_floating_point():
-        return torch.randn(shape, generator=generator(0, "decompose")).to(example)
-    return example[:1].expand(shape).contiguous()
+        return torch.randn((3, *example.shape[1:]), generator=generator(0, "decompose")).to(example)
+    return example[torch.arange(3) % len(example)].contiguous()
 
 
 def run_chain(blocks: Sequence[Block], inputs: Tensor) -> Tensor:
@@ -94,18 +145,18 @@ def flatten_for(block: Block, inputs: Tensor) -> Tensor:
     return inputs.flatten(1) if len(block.in_shape) == 1 and inputs.dim() > 2 else inputs
 
 
-def _join(found: Sequence[Segment], model: nn.Module, values: Mapping[fx.Node, Any]) -> list[list[Segment]]:
+def _join(found: Sequence[Segment], model: nn.Module, named: Sequence[nn.Module]) -> list[list[Segment]]:
     """Join segments so that each run holds one weight of rank two or more; a flatten between two runs is left out."""
     runs: list[list[Segment]] = []
     waiting: list[Segment] = []  # segments that join the next weight
     flattened: list[Segment] = []  # a flatten, left out if a weight follows
     for segment in found:
-        if any(value.dim() >= 2 for _, value in weights(model, segment.nodes).values()):
+        if _begins_block(model, segment, named):
             runs.append([*waiting, segment])
             waiting, flattened = [], []
-        elif not waiting and is_flatten(values[segment.entering], values[segment.leaving]):
+        elif not waiting and is_flatten(model, segment):
             flattened = [segment]
-        elif flattened or waiting or not runs or values[segment.entering].dim() != values[segment.leaving].dim():
+        elif flattened or waiting or not runs or shaped(segment.entering).dim() != shaped(segment.leaving).dim():
             waiting.append(segment)
         else:
             runs[-1].append(segment)
@@ -115,49 +166,45 @@ def _join(found: Sequence[Segment], model: nn.Module, values: Mapping[fx.Node, A
     return runs
 
 
+def _begins_block(model: nn.Module, segment: Segment, named: Sequence[nn.Module]) -> bool:
+    if not named:
+        return has_matrix(model, segment.nodes)
+    called = [model.get_submodule(str(node.target)) for node in segment.nodes if node.op == "call_module"]
+    return any(module is one for module in called for one in named)
+
+
 def _merge_shared(runs: Sequence[list[Segment]], model: nn.Module) -> list[list[Segment]]:
     """Merge runs that use the same parameter, with all that lies between them."""
     merged: list[list[Segment]] = []
     owned: list[set[int]] = []
     for run in runs:
-        mine = {id(value) for segment in run for _, value in weights(model, segment.nodes).values()}
+        mine = {id(value) for segment in run for value in parameters(model, segment.nodes).values()}
         first = next((at for at, others in enumerate(owned) if others & mine), len(merged))
         merged[first:] = [[segment for part in [*merged[first:], run] for segment in part]]
         owned[first:] = [set().union(mine, *owned[first:])]
     return merged
 
 
-def _block(model: nn.Module, run: Sequence[Segment], values: Mapping[fx.Node, Any]) -> Block:
+def _block(model: nn.Module, found: Trace, run: Sequence[Segment]) -> Block:
     entering, leaving = run[0].entering, run[-1].leaving
     nodes = [node for segment in run for node in segment.nodes]
-    module = extract(model, nodes, entering, leaving)
-    used = weights(model, nodes).values()
-    operations = {_operation(layer, value) for layer, value in used if value.dim() >= 2}
-    return Block(
-        names=tuple(module.state_dict()),
-        op=min(operations, key=OPERATIONS.index),
-        in_shape=tuple(values[entering].shape[1:]),
-        out_shape=tuple(values[leaving].shape[1:]),
-        module=module,
-    )
-
-
-def _operation(layer: nn.Module | None, weight: Tensor) -> str:
-    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or (layer is None and weight.dim() >= 3):
-        return "conv"
-    return "fc" if isinstance(layer, nn.Linear) or (layer is None and weight.dim() == 2) else "other"
+    module = extract(model, found, nodes, entering, leaving)
+    shapes = tuple(shaped(entering).shape[1:]), tuple(shaped(leaving).shape[1:])
+    integers = not shaped(entering).is_floating_point()
+    return Block(tuple(module.state_dict()), operation(model, nodes, shapes[1]), *shapes, module, integers)
 
 
 def _whole(model: nn.Module, example: Tensor) -> Block:
     output = model(example)
     if not isinstance(output, Tensor):
         raise DecompositionError(f"{type(model).__name__} returns {type(output).__name__}, not one tensor. {REMEDIES}")
-    return Block(tuple(model.state_dict()), "other", tuple(example.shape[1:]), tuple(output.shape[1:]), model)
+    shapes = tuple(example.shape[1:]), tuple(output.shape[1:])
+    return Block(tuple(model.state_dict()), "other", *shapes, model, not example.is_floating_point())
 
 
 def _verify(model: nn.Module, blocks: Sequence[Block], example: Tensor) -> None:
     """Raise DecompositionError unless the blocks give the model's output at two batch sizes and partition its state_dict."""
-    for batch in (example, example[:2]):
+    for batch in (example, example[:1]):
         if not torch.equal(run_chain(blocks, batch).nan_to_num(), model(batch).nan_to_num()):
             raise DecompositionError(
                 f"{type(model).__name__} in {len(blocks)} blocks gives another output than whole on a batch of {len(batch)}: "

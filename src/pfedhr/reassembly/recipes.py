@@ -10,8 +10,8 @@ from functools import cache
 import torch
 
 from pfedhr.reassembly.bank import BlockBank, BlockRef
-from pfedhr.reassembly.blocks import OPERATIONS
 from pfedhr.reassembly.grouping import Groups
+from pfedhr.reassembly.operations import RANKS
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def increasing_index(last: BlockRef, following: BlockRef, bank: BlockBank) -> bo
 
 def operation_order(last: BlockRef, following: BlockRef, bank: BlockBank) -> bool:
     """R2: operations come in their natural order; a fully connected block is never followed by a convolution."""
-    return OPERATIONS.index(bank[following].op) >= OPERATIONS.index(bank[last].op)
+    return RANKS[bank[following].op] >= RANKS[bank[last].op]
 
 
 def every_operation(found: Coverage, wanted: Coverage) -> bool:

@@ -1,165 +1,167 @@
-"""A network as a graph of operations (torch.fx), and the places where exactly one tensor flows."""
+"""A network as a graph of operations (torch.fx) that computes the same in training and in evaluation."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from pfedhr.errors import PfedhrError
+from pfedhr.reassembly.symbolic import BATCHES, DecompositionError, ShapeTracer, shaped, sizes_may_be_values
 
 REMEDIES = (
     "Remedies: keep forward() free of branches on values, give every argument after the first a default, return one "
-    "tensor; or take the network as one block with decompose(model, example, whole=True)"
+    "tensor; or name the modules that shall be blocks with decompose(model, example, blocks=[...]); or take the network as one "
+    "block with decompose(model, example, whole=True)"
 )
 
-
-class DecompositionError(PfedhrError):
-    """A network that cannot be cut; the message names the place and the remedies."""
+MODE = "pfedhr_mode"
+"""The name under which a graph asks whether it is in training."""
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A run of operations between two neighbouring cuts: `nodes` in order, the value that enters and the one that leaves."""
+class Trace:
+    """A network's graph, its nodes' shapes in their `meta`, and the constant tensors that it reads, by its names for them."""
 
-    nodes: tuple[fx.Node, ...]
-    entering: fx.Node
-    leaving: fx.Node
-
-
-class _Tracer(fx.Tracer):
-    """Stops at layers: modules of torch.nn, and modules that own tensors while none of their children do."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = any(True for _ in m.parameters(recurse=False)) or any(True for _ in m.buffers(recurse=False))
-        below = any(next(child.parameters(), None) is not None for child in m.children())
-        return super().is_leaf_module(m, module_qualified_name) or (own and not below)
+    graph: fx.Graph
+    constants: dict[str, Tensor]
 
 
-def trace(model: nn.Module) -> fx.Graph:
-    """Return the graph of `model` with every argument after the first bound to its default.
+def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -> Trace:
+    """Return the graph of `model` with every argument after the first left at its default.
 
-    Raises DecompositionError if the network cannot be traced, returns anything but one tensor, or does something else
-    in training than in evaluation beyond what its layers do themselves.
+    `example`: (n >= 1, ...); only its shape and type count. `wholes`: modules that are not followed inside. The model is left
+    as it was. Raises DecompositionError if it cannot be traced, or differs between training and evaluation in more than flags
+    and rates.
     """
-    optional: dict[str, Any] = {}
-    for parameter in list(inspect.signature(model.forward).parameters.values())[1:]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        if parameter.default is parameter.empty:
-            raise DecompositionError(
-                f"{type(model).__name__}.forward needs {parameter.name!r} besides its first input. {REMEDIES}"
-            )
-        optional[parameter.name] = parameter.default
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        trained = _Tracer().trace(model.train(), optional)
-        evaluated = _Tracer().trace(model.eval(), optional)
+        try:
+            found = _trace_modes(model, example, wholes, owners_whole=False)
+        except Exception:
+            # A module with weights of its own may compute what cannot be followed, yet run well as one operation.
+            found = _trace_modes(model, example, wholes, owners_whole=True)
     except Exception as error:
-        raise DecompositionError(f"{type(model).__name__} cannot be traced: {error}. {REMEDIES}") from error
+        reason = str(error) if isinstance(error, DecompositionError) else f"{type(error).__name__}: {error}"
+        raise DecompositionError(f"{type(model).__name__} cannot be traced: {reason}. {REMEDIES}") from error
     finally:
         for module, training in modes:
             module.training = training
-    training, evaluation = ([node.format_node() for node in graph.nodes] for graph in (trained, evaluated))
-    if training != evaluation:
-        # A functional dropout bakes `training=True` or False into the graph, and so would go on dropping in evaluation.
-        node = next((str(a) for a, b in zip(training, evaluation, strict=False) if a != b), "its length")
-        raise DecompositionError(
-            f"{type(model).__name__} computes something else in training than in evaluation, first at {node}: use the "
-            f"module (nn.Dropout, say) in place of the function. {REMEDIES}"
-        )
-    _drop_defaults(evaluated)
-    return evaluated
+        for buffer, value in buffers:  # a batch norm counts batches even where no numbers flow
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+    return found
 
 
-def _drop_defaults(graph: fx.Graph) -> None:
-    """Take the bound arguments out of `graph`, with the checks that tracing adds that they still have their default."""
-    for argument in [node for node in graph.nodes if node.op == "placeholder"][1:]:
-        unneeded = [argument]
-        for node in unneeded:
-            unneeded += [user for user in node.users if user not in unneeded]
-        for node in reversed(unneeded):
+def _trace_modes(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module], owners_whole: bool) -> Trace:
+    traced: list[Trace] = []
+    for training in (True, False):
+        tracer = ShapeTracer(example, wholes, owners_whole)
+        with sizes_may_be_values(tracer):
+            graph = tracer.trace(model.train(training))
+        traced.append(Trace(graph, tracer.constants))
+    for each in traced:
+        _drop_unused_sizes(each.graph)
+    _merge(traced[0].graph, traced[1].graph)
+    _take_sizes_where_used(traced[1].graph)
+    return traced[1]
+
+
+def _drop_unused_sizes(graph: fx.Graph) -> None:
+    """Take out what nobody uses, tensors excepted: they may have been changed in place."""
+    for node in reversed(list(graph.nodes)):
+        computed = node.op in ("call_function", "call_method") and not isinstance(shaped(node), Tensor)
+        computed = computed and node.target is not operator.setitem
+        if (computed or node.op == "get_attr") and not node.users:
             graph.erase_node(node)
 
 
-def record(model: nn.Module, graph: fx.Graph, example: Tensor) -> Mapping[fx.Node, Any]:
-    """Return the value of every node of `graph` on `example`."""
-    interpreter = fx.Interpreter(model, garbage_collect_values=False, graph=graph)
-    interpreter.run(example)
-    return interpreter.env
+def _merge(trained: fx.Graph, evaluated: fx.Graph) -> None:
+    """Make `evaluated` the graph of both modes, asking for the mode where they differ in a flag, a rate or a count."""
+    partner: dict[fx.Node, fx.Node] = {}
+    ahead = iter(list(evaluated.nodes))
+    other = next(ahead)
+    mode: fx.Node | None = None
+
+    def ask() -> fx.Node:
+        nonlocal mode
+        if mode is None:
+            with evaluated.inserting_after(next(iter(evaluated.nodes))):
+                mode = evaluated.call_module(MODE)
+                mode.meta["values"] = (False,) * len(BATCHES)
+        return mode
+
+    def merged(mine: Any, theirs: Any) -> Any:
+        """Return the argument of both modes."""
+        if isinstance(mine, fx.Node):
+            if partner.get(mine) is not theirs:
+                raise DecompositionError(f"it computes something else in training than in evaluation, first at {mine}")
+            return theirs
+        if type(mine) is type(theirs) and isinstance(mine, tuple | list) and len(mine) == len(theirs):
+            return type(theirs)(merged(a, b) for a, b in zip(mine, theirs, strict=True))
+        if isinstance(mine, dict) and isinstance(theirs, dict) and mine.keys() == theirs.keys():
+            return {name: merged(value, theirs[name]) for name, value in mine.items()}
+        if mine is True and theirs is False:
+            return ask()
+        if type(mine) is type(theirs) and mine == theirs:
+            return theirs
+        if isinstance(mine, float) and theirs == 0.0:
+            with evaluated.inserting_before(other):
+                rate = evaluated.call_function(operator.mul, (ask(), mine))
+                rate.meta["values"] = (0.0,) * len(BATCHES)
+            return rate
+        raise DecompositionError(f"it uses {mine} in training where it uses {theirs} in evaluation, at {other}")
+
+    for node in trained.nodes:
+        if _counts_batches(node):
+            with evaluated.inserting_before(other):
+                counter = evaluated.get_attr(str(node.args[0].target))
+                counter.meta["values"] = node.args[0].meta["values"]
+                count = evaluated.call_method("add_", (counter, ask()))
+                count.meta["values"] = node.meta["values"]
+            partner[node.args[0]] = counter
+            continue
+        if node.op == "get_attr" and all(map(_counts_batches, node.users)):
+            continue
+        if (node.op, node.target) != (other.op, other.target):
+            raise DecompositionError(
+                f"it computes something else in training than in evaluation, first at {node} against {other}"
+            )
+        other.args, other.kwargs = merged(node.args, other.args), merged(node.kwargs, other.kwargs)
+        partner[node] = other
+        other = next(ahead, other)
 
 
-def segments(model: nn.Module, graph: fx.Graph, values: Mapping[fx.Node, Any]) -> list[Segment]:
-    """Return the finest cutting of `graph`: a cut stands wherever exactly one live value crosses, and it is a tensor.
+def _counts_batches(node: fx.Node) -> bool:
+    """Return whether `node` is how a batch norm counts batches: num_batches_tracked.add_(1)."""
+    if node.op != "call_method" or node.target != "add_" or node.args[1:] != (1,) or node.users:
+        return False
+    counter = node.args[0]
+    return isinstance(counter, fx.Node) and counter.op == "get_attr" and str(counter.target).endswith("num_batches_tracked")
 
-    Residual, dense, inception and attention blocks come out whole, for inside them more than one value is live.
+
+def _take_sizes_where_used(graph: fx.Graph) -> None:
+    """Let every node that needs the batch size ask it of a tensor that it also needs, or else of the one made last.
+
+    A size taken once and used far behind would be a second value that crosses every place between.
     """
-    source = next(node for node in graph.nodes if node.op == "placeholder")
-    result = next(node for node in graph.nodes if node.op == "output").args[0]
-    if not isinstance(result, fx.Node):
-        raise DecompositionError(f"{type(model).__name__} returns {type(result).__name__}, not one tensor. {REMEDIES}")
-    steps = [node for node in graph.nodes if node.op in ("call_module", "call_function", "call_method")]
-    place = {source: -1} | {node: at for at, node in enumerate(steps)}
-    last_use = {node: max((place[user] for user in node.users if user in place), default=-1) for node in place}
-    last_use[result] = len(steps)  # the network's output is used by its caller
-
-    found: list[Segment] = []
-    run: list[fx.Node] = []
-    entering = source
-    live = {source}
-    for at, node in enumerate(steps):
-        run.append(node)
-        live = {value for value in live | {node} if last_use[value] > at}
-        if len(live) == 1 and isinstance(values[crossing := next(iter(live))], Tensor):
-            found.append(Segment(tuple(run), entering, crossing))
-            entering, run = crossing, []
-    if not found:
-        raise DecompositionError(f"{type(model).__name__} has no place where a single tensor flows. {REMEDIES}")
-    return found
+    last: fx.Node | None = None
+    for node in list(graph.nodes):
+        for size in [one for one in node.all_input_nodes if one.op == "call_method" and one.target == "size"]:
+            near = next((one for one in node.all_input_nodes if one is not size and _batch_first(one)), last)
+            if size.meta["values"] == BATCHES and near is not None and near is not size.args[0]:
+                with graph.inserting_before(node):
+                    taken = graph.call_method("size", (near, 0))
+                    taken.meta["values"] = BATCHES
+                node.replace_input_with(size, taken)
+        last = node if _batch_first(node) else last
+    _drop_unused_sizes(graph)
 
 
-def extract(model: nn.Module, nodes: Sequence[fx.Node], entering: fx.Node, leaving: fx.Node) -> fx.GraphModule:
-    """Return a module that computes `leaving` from `entering` by `nodes`, sharing the model's layers under their own names."""
-    graph = fx.Graph()
-    copies = {entering: graph.placeholder("entering")}
-
-    def copied(node: fx.Node) -> fx.Node:
-        if node not in copies:  # only a weight is fetched from outside the run
-            copies[node] = graph.node_copy(node)
-        return copies[node]
-
-    for node in nodes:
-        copies[node] = graph.node_copy(node, copied)
-    graph.output(copies[leaving])
-    return fx.GraphModule(model, graph)
-
-
-def weights(model: nn.Module, nodes: Sequence[fx.Node]) -> dict[str, tuple[nn.Module | None, Tensor]]:
-    """Return the parameters that `nodes` use, by their names in the model, each with the layer that owns it if a layer does."""
-    found: dict[str, tuple[nn.Module | None, Tensor]] = {}
-    for node in nodes:
-        if node.op == "call_module":
-            layer = model.get_submodule(str(node.target))
-            found |= {f"{node.target}.{name}": (layer, value) for name, value in layer.named_parameters()}
-        for attribute in (argument for argument in node.all_input_nodes if argument.op == "get_attr"):
-            owner, _, name = str(attribute.target).rpartition(".")
-            value = getattr(model.get_submodule(owner), name)
-            if isinstance(value, nn.Parameter):
-                found[str(attribute.target)] = (None, value)
-    return found
-
-
-def is_flatten(entering: Any, leaving: Any) -> bool:
-    """Return whether `leaving` is `entering` (batch, ...) with all axes after the first laid out as one, and nothing else."""
-    return (
-        isinstance(entering, Tensor)
-        and isinstance(leaving, Tensor)
-        and entering.dim() > 2
-        and leaving.dim() == 2
-        and leaving.shape[0] == entering.shape[0]
-        and torch.equal(leaving, entering.flatten(1))
-    )
+def _batch_first(node: fx.Node) -> bool:
+    values = node.meta.get("values", (None,) * len(BATCHES))  # the output has none
+    return all(isinstance(one, Tensor) and one.dim() > 0 and one.shape[0] == n for one, n in zip(values, BATCHES, strict=True))

@@ -1,0 +1,134 @@
+"""Cutting a network's graph at the places where exactly one tensor flows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from pfedhr.reassembly.symbolic import DecompositionError, Mode, shaped
+from pfedhr.reassembly.tracing import MODE, REMEDIES, Trace
+
+_MATRIX_FUNCTIONS = frozenset(
+    {
+        *(functional.linear, functional.bilinear, functional.embedding, functional.embedding_bag),
+        *(functional.conv1d, functional.conv2d, functional.conv3d, torch.conv1d, torch.conv2d, torch.conv3d),
+        *(functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
+        *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.einsum, functional.multi_head_attention_forward),
+    }
+)
+_VIEWS = ("view", "reshape", "flatten", "size", "contiguous")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of operations between two neighbouring cuts: `nodes` in order, the value that enters and the one that leaves."""
+
+    nodes: tuple[fx.Node, ...]
+    entering: fx.Node
+    leaving: fx.Node
+
+
+def segments(name: str, trace: Trace) -> list[Segment]:
+    """Return the finest cutting of the network called `name`: a cut stands wherever exactly one live value, a tensor, crosses.
+
+    Residual, dense, inception and attention blocks come out whole, for inside them more than one value is live.
+    """
+    graph = trace.graph
+    source = next(node for node in graph.nodes if node.op == "placeholder")
+    result = next(node for node in graph.nodes if node.op == "output").args[0]
+    if not isinstance(result, fx.Node) or not isinstance(shaped(result), Tensor):
+        got = type(shaped(result) if isinstance(result, fx.Node) else result).__name__
+        raise DecompositionError(f"{name} returns {got}, not one tensor. {REMEDIES}")
+    steps = [node for node in graph.nodes if node.op in ("call_module", "call_function", "call_method") and node.target != MODE]
+    place = {source: -1} | {node: at for at, node in enumerate(steps)}
+    last_use = {node: max((place[user] for user in node.users if user in place), default=-1) for node in place}
+    last_use[result] = len(steps)  # the network's output is used by its caller
+
+    found: list[Segment] = []
+    run: list[fx.Node] = []
+    entering = source
+    live = {source}
+    for at, node in enumerate(steps):
+        run.append(node)
+        live = {value for value in live | {node} if last_use[value] > at}
+        if len(live) == 1 and isinstance(shaped(crossing := next(iter(live))), Tensor):
+            found.append(Segment(tuple(run), entering, crossing))
+            entering, run = crossing, []
+    if not found:
+        raise DecompositionError(f"{name} has no place where a single tensor flows. {REMEDIES}")
+    return found
+
+
+def extract(model: nn.Module, trace: Trace, nodes: Sequence[fx.Node], entering: fx.Node, leaving: fx.Node) -> fx.GraphModule:
+    """Return a module that computes `leaving` from `entering` by `nodes`, sharing the model's layers under their own names."""
+    graph = fx.Graph()
+    copies = {entering: graph.placeholder("entering")}
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies:  # only a weight or the mode is fetched from outside the run
+            copies[node] = graph.node_copy(node)
+        return copies[node]
+
+    for node in nodes:
+        copies[node] = graph.node_copy(node, copied)
+    graph.output(copies[leaving])
+    own = model.state_dict(keep_vars=True).keys()
+    targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    parts = {name: Mode() if name == MODE else trace.constants.get(name, _find(model, name)) for name in targets}
+    module = fx.GraphModule(parts, graph)
+    if MODE in targets:
+        module.get_submodule(MODE).training = model.training
+    for name in module.state_dict().keys() - own:  # constants of forward(), and buffers that are not saved
+        path, _, buffer = name.rpartition(".")
+        module.get_submodule(path)._non_persistent_buffers_set.add(buffer)  # pyright: ignore[reportPrivateUsage]
+    return module
+
+
+def _find(model: nn.Module, name: str) -> nn.Module | Tensor | None:
+    found = model
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def parameters(model: nn.Module, nodes: Sequence[fx.Node]) -> dict[str, nn.Parameter]:
+    """Return the parameters that `nodes` use, by their names in the model."""
+    found: dict[str, nn.Parameter] = {}
+    for node in nodes:
+        if node.op == "call_module":
+            layer = model.get_submodule(str(node.target))
+            found |= {f"{node.target}.{name}": value for name, value in layer.named_parameters()}
+        for attribute in (argument for argument in node.all_input_nodes if argument.op == "get_attr"):
+            value = _find(model, str(attribute.target))
+            if isinstance(value, nn.Parameter):
+                found[str(attribute.target)] = value
+    return found
+
+
+def has_matrix(model: nn.Module, nodes: Sequence[fx.Node]) -> bool:
+    """Return whether `nodes` apply a weight of rank two or more: a matrix or kernel, not a position or class token added on."""
+    for node in nodes:
+        if node.op == "call_module" and any(value.dim() >= 2 for value in parameters(model, [node]).values()):
+            return True
+        if (node.target in _MATRIX_FUNCTIONS or node.target in ("matmul", "__matmul__")) and any(
+            value.dim() >= 2 for value in parameters(model, [node, *node.all_input_nodes]).values()
+        ):
+            return True
+    return False
+
+
+def is_flatten(model: nn.Module, segment: Segment) -> bool:
+    """Return whether a segment lays all axes of (batch, ...) after the first out as one, and does nothing else."""
+    entering, leaving = shaped(segment.entering), shaped(segment.leaving)
+    if not (entering.dim() > 2 and tuple(leaving.shape) == tuple(entering.flatten(1).shape)):
+        return False
+    return all(
+        isinstance(model.get_submodule(str(node.target)), nn.Flatten | nn.Identity)
+        if node.op == "call_module"
+        else node.target is torch.flatten or node.target is torch.reshape or node.target in _VIEWS
+        for node in segment.nodes
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,15 @@ _MATRIX_FUNCTIONS = frozenset(
         *(functional.linear, functional.bilinear, functional.embedding, functional.embedding_bag),
         *(functional.conv1d, functional.conv2d, functional.conv3d, torch.conv1d, torch.conv2d, torch.conv3d),
         *(functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
-        *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.einsum, functional.multi_head_attention_forward),
+        *(
+            operator.matmul,
+            torch.matmul,
+            torch.mm,
+            torch.bmm,
+            torch.addmm,
+            torch.einsum,
+            functional.multi_head_attention_forward,
+        ),
     }
 )
 _VIEWS = ("view", "reshape", "flatten", "size", "contiguous")

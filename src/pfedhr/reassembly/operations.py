@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -25,7 +26,7 @@ _CONVOLUTIONS = (
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag, functional.embedding, functional.embedding_bag)
 _LINEAR = (nn.Linear, nn.Bilinear, functional.linear, functional.bilinear)
 _SOFTMAX = (nn.Softmax, functional.softmax, torch.softmax, "softmax")
-_PRODUCTS = (torch.matmul, torch.bmm, torch.einsum, "matmul", "__matmul__", "bmm")
+_PRODUCTS = (operator.matmul, torch.matmul, torch.bmm, torch.einsum, "matmul", "__matmul__", "bmm")
 
 
 def operation(model: nn.Module, nodes: Sequence[fx.Node], out_shape: tuple[int, ...]) -> str:

@@ -63,6 +63,8 @@ def _trace_modes(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module],
         tracer = ShapeTracer(example, wholes, owners_whole)
         with sizes_may_be_values(tracer):
             graph = tracer.trace(model.train(training))
+        for node in graph.nodes:  # torch.fx marks what a followed leaf function gave, as if it had been a leaf
+            node.meta.pop("is_wrapped", None)
         traced.append(Trace(graph, tracer.constants))
     for each in traced:
         _drop_unused_sizes(each.graph)
@@ -103,6 +105,8 @@ def _merge(trained: fx.Graph, evaluated: fx.Graph) -> None:
             return theirs
         if type(mine) is type(theirs) and isinstance(mine, tuple | list) and len(mine) == len(theirs):
             return type(theirs)(merged(a, b) for a, b in zip(mine, theirs, strict=True))
+        if isinstance(mine, slice) and isinstance(theirs, slice):
+            return slice(*merged((mine.start, mine.stop, mine.step), (theirs.start, theirs.stop, theirs.step)))
         if isinstance(mine, dict) and isinstance(theirs, dict) and mine.keys() == theirs.keys():
             return {name: merged(value, theirs[name]) for name, value in mine.items()}
         if mine is True and theirs is False:

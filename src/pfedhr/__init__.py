@@ -27,15 +27,20 @@ if TYPE_CHECKING:
     from pfedhr.reassembly import Block as Block
     from pfedhr.reassembly import BlockBank as BlockBank
     from pfedhr.reassembly import BlockRef as BlockRef
+    from pfedhr.reassembly import Blueprint as Blueprint
     from pfedhr.reassembly import Recipe as Recipe
     from pfedhr.reassembly import assemble as assemble
     from pfedhr.reassembly import block_similarity as block_similarity
+    from pfedhr.reassembly import coarsen as coarsen
     from pfedhr.reassembly import decompose as decompose
     from pfedhr.reassembly import deposit as deposit
+    from pfedhr.reassembly import describe as describe
     from pfedhr.reassembly import group as group
     from pfedhr.reassembly import match as match
     from pfedhr.reassembly import profile as profile
     from pfedhr.reassembly import propose as propose
+    from pfedhr.reassembly import rebuild as rebuild
+    from pfedhr.reassembly import register as register
     from pfedhr.seeding import generator as generator
 
 _HOMES = {
@@ -48,8 +53,8 @@ _HOMES = {
     "learning": ("Training",),
     "models": ("ModelSpec",),
     "reassembly": (
-        *("Block", "BlockBank", "BlockRef", "Recipe", "assemble", "block_similarity", "decompose", "deposit", "group"),
-        *("match", "profile", "propose"),
+        *("Block", "BlockBank", "BlockRef", "Blueprint", "Recipe", "assemble", "block_similarity", "coarsen", "decompose"),
+        *("deposit", "describe", "group", "match", "profile", "propose", "rebuild", "register"),
     ),
     "seeding": ("generator",),
     "in_process": ("Cohort", "InProcess", "Workers"),

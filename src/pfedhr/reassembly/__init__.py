@@ -2,19 +2,25 @@
 
 from pfedhr.reassembly.bank import BlockBank, BlockRef, deposit
 from pfedhr.reassembly.blocks import Block, coarsen, decompose, run_chain
+from pfedhr.reassembly.blueprint import Blueprint, Description, describe
 from pfedhr.reassembly.grouping import Groups, group
 from pfedhr.reassembly.matching import Matching, agreement, match, match_logits
+from pfedhr.reassembly.rebuilding import rebuild
 from pfedhr.reassembly.recipes import RULES, Recipe, Rules, Search, propose
 from pfedhr.reassembly.similarity import Profile, Similarity, block_similarity, cka, hsic, profile
 from pfedhr.reassembly.stitching import StitchError, StitchKind, assemble, stitch
 from pfedhr.reassembly.symbolic import DecompositionError
+from pfedhr.reassembly.vocabulary import DescriptionError, register
 
 __all__ = [
     "RULES",
     "Block",
     "BlockBank",
     "BlockRef",
+    "Blueprint",
     "DecompositionError",
+    "Description",
+    "DescriptionError",
     "Groups",
     "Matching",
     "Profile",
@@ -31,12 +37,15 @@ __all__ = [
     "coarsen",
     "decompose",
     "deposit",
+    "describe",
     "group",
     "hsic",
     "match",
     "match_logits",
     "profile",
     "propose",
+    "rebuild",
+    "register",
     "run_chain",
     "stitch",
 ]

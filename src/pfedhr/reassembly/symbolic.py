@@ -115,7 +115,9 @@ class ShapeTracer(fx.Tracer):
         super().__init__()
         self.constants: dict[str, Tensor] = {}
         self._fakes = FakeTensorMode(allow_non_fake_inputs=True)
-        self._inputs = tuple(self._fakes.from_tensor(example[:1].expand(n, *example.shape[1:]).clone()) for n in BATCHES)
+        self._inputs = tuple(
+            self._fakes.from_tensor(example.detach()[:1].expand(n, *example.shape[1:]).clone()) for n in BATCHES
+        )
         self._wholes = {id(module) for module in wholes}
         self._owners_whole = owners_whole
         self._evaluating = False

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import pfedhr
+from pfedhr.models import ModelSpec, build
+from pfedhr.parcel import ParcelError
+from pfedhr.reassembly import Blueprint, DescriptionError, decompose, describe, rebuild, register
+from pfedhr.reassembly.rebuilding import VALUES_LIMIT
+from pfedhr.reassembly.vocabulary import FUNCTIONS, METHODS
+from pfedhr.zoo import ZOO
+
+
+class LeNet(nn.Module):
+    """All by functions: pooling, activation, a view by size, dropout, an in-place residual and a layer called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4 * 3 * 3, 3)
+        self.register_buffer("scale", torch.tensor(0.5), persistent=False)
+
+    def forward(self, images: Tensor, gain: float = 2.0) -> Tensor:
+        maps = functional.relu_(self.first(images * gain))
+        maps = self.again(functional.relu(self.again(maps)))
+        maps += images[:, :, 1:-1, 1:-1] * self.scale
+        maps = functional.max_pool2d(maps, 2)
+        return self.head(functional.dropout(maps.view(maps.size(0), -1), 0.3, self.training))
+
+
+class Tied(nn.Module):
+    """A text network whose classifier reads the embedding's own matrix, with a constant made in forward()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.mix, self.twin, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(9, 2)
+        self.twin.weight = self.mix.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.words(tokens) + torch.arange(4.0)
+        hidden = self.twin(torch.tanh(self.mix(hidden))).mean(1)
+        return self.head(functional.linear(hidden, self.words.weight))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(5, 2)
+
+    def forward(self, series: Tensor) -> Tensor:
+        hidden, _ = self.layer(series)
+        return self.head(hidden[:, -1])
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.token, self.query, self.head = nn.Parameter(torch.randn(1, 1, 4)), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, series: Tensor) -> Tensor:
+        tokens = self.encoder(torch.cat([self.token.expand(series.shape[0], -1, -1), series], 1))
+        weights = torch.softmax(self.query(tokens) @ tokens.transpose(1, 2) / 4**0.5, -1)
+        return self.head((weights @ tokens)[:, 0])
+
+
+def networks() -> Iterator[Any]:
+    for name in ZOO:
+        yield pytest.param(build(ModelSpec(name, (3, 12, 12), 4), 0), torch.randn(2, 3, 12, 12), id=name)
+    yield pytest.param(LeNet(), torch.randn(2, 1, 8, 8), id="functional")
+    yield pytest.param(Tied(), torch.randint(9, (2, 6)), id="tied")
+    for layer in (nn.LSTM(4, 5, batch_first=True), nn.GRU(4, 5, 2, batch_first=True), nn.RNN(4, 5, batch_first=True)):
+        yield pytest.param(Recurrent(layer), torch.randn(2, 7, 4), id=type(layer).__name__)
+
+
+@pytest.mark.parametrize(("model", "example"), list(networks()))
+def test_a_rebuilt_network_computes_and_learns_the_same(model: nn.Module, example: Tensor) -> None:
+    described = describe(model, example)
+    assert describe(model.eval(), example).blueprint == described.blueprint
+    model.train()
+    twin = rebuild(Blueprint(described.blueprint.graph), described.weights(model))
+    inputs = torch.cat([example, example, example[:1]])
+    for _ in range(2):
+        results: list[Tensor] = []
+        for network in (model, twin):
+            torch.manual_seed(1)
+            optimizer = torch.optim.SGD(network.parameters(), 0.1)
+            optimizer.zero_grad()
+            logits = network(inputs)
+            logits.logsumexp(1).sum().backward()
+            optimizer.step()
+            results.append(logits.detach())
+        assert torch.equal(*results)
+    assert torch.equal(model.eval()(inputs), twin.eval()(inputs))
+    back = described.own_weights(twin.state_dict())
+    state = model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in back.items() if name in state)
+
+
+def test_attention_is_described_with_its_class_token_and_batch_size() -> None:
+    model, example = Attending(), torch.randn(2, 3, 4)
+    described = describe(model, example)
+    twin = rebuild(described.blueprint, described.weights(model))
+    inputs = torch.randn(5, 3, 4)
+    for training in (True, False):
+        results = []
+        for network in (model.train(training), twin.train(training)):
+            torch.manual_seed(1)
+            results.append(network(inputs))
+        assert torch.equal(*results)
+
+
+def test_every_block_of_a_network_can_be_rebuilt_alone() -> None:
+    model, inputs = build(ModelSpec("resnet", (3, 8, 8), 4), 0).eval(), torch.randn(3, 3, 8, 8)
+    values = inputs
+    for block in decompose(model, inputs):
+        described = describe(block.module, values)
+        values = rebuild(described.blueprint, described.weights(block.module)).eval()(values)
+    assert torch.equal(values, model(inputs))
+
+
+def test_equal_structures_have_equal_blueprints_whatever_their_names() -> None:
+    first = describe(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.zeros(1, 4))
+    other = nn.Module()
+    other.hospital, other.secret = nn.Linear(4, 3), nn.ReLU()
+    other.forward = lambda x: other.secret(other.hospital(x))  # type: ignore[method-assign]
+    second = describe(nn.Sequential(other), torch.zeros(1, 4))
+    third = describe(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), torch.zeros(1, 4))
+    assert first.blueprint.hash == second.blueprint.hash != third.blueprint.hash
+    assert "hospital" not in second.blueprint.graph
+    assert set(second.names.values()) == {"0.hospital.weight", "0.hospital.bias"}
+
+
+class Spline(nn.Module):
+    def __init__(self, knots: int) -> None:
+        super().__init__()
+        self.knots, self.weight = knots, nn.Parameter(torch.ones(knots))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.sum()
+
+
+def test_a_shared_custom_layer_is_allowed_by_name() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), Spline(2))
+    with pytest.raises(DescriptionError, match=r"pfedhr\.register\(Opaque\)"):
+        describe(nn.Sequential(nn.Linear(4, 3), Opaque()), torch.zeros(1, 4))
+    register(Spline)
+    described = describe(model, torch.zeros(1, 4))
+    inputs = torch.randn(3, 4)
+    assert torch.equal(rebuild(described.blueprint, described.weights(model))(inputs), model(inputs))
+    with pytest.raises(DescriptionError, match="known already"):
+        register(Spline, "Linear")
+    stranger = Blueprint(described.blueprint.graph.replace("Spline", "Unknown"))
+    with pytest.raises(ParcelError, match="'Unknown' are not known here"):
+        rebuild(stranger, described.weights(model))
+
+
+class Opaque(nn.Module):
+    """Asks for its mode, so that it is taken as one layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if self.training else x
+
+
+def small() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    described = describe(model, torch.zeros(1, 1, 4, 4))
+    return json.loads(described.blueprint.graph), described.weights(model)
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+HOSTILE: list[Any] = [
+    *(None, True, -1, 0, 7, 10**6, 10**12, 10**30, 1.5, float("nan"), "", "os.system", "__class__", "eval", "Linear", "conv2d"),
+    *(
+        [],
+        {},
+        [[]],
+        {"value": 0},
+        {"value": 99},
+        {"tensor": 0},
+        {"mode": True},
+        {"tuple": [{"value": 1}]},
+        {"dtype": "float64"},
+    ),
+    *({"slice": [0, 1, 0]}, {"float": "inf"}, {"import": "os"}, ["function", "getattr", {"tuple": [{"value": 0}, "data"]}, {}]),
+    *(["method", "apply_", {"tuple": [{"value": 0}]}, {}], ["function", "operator.pow", {"tuple": [10**9, 10**9]}, {}]),
+    ["method", "expand", {"tuple": [{"value": 0}, 10**9, -1, -1, -1]}, {}],
+    ["function", "torch.zeros", {"tuple": [10**9, 10**9]}, {}],
+]
+
+
+def mutated(draw: random.Random, original: dict[str, Any]) -> str:
+    """Return the text of a blueprint with one to three places changed, or its text cut or doubled."""
+    tree = json.loads(json.dumps(original))
+    for _ in range(draw.randint(1, 3)):
+        *path, last = draw.choice([place for place in places(tree) if place])
+        holder = tree
+        for key in path:
+            holder = holder[key]
+        if isinstance(holder, list) and draw.random() < 0.3:
+            holder.insert(last, draw.choice(HOSTILE))
+        elif draw.random() < 0.2:
+            del holder[last]
+        else:
+            holder[last] = draw.choice([*HOSTILE, FUNCTION_NAMES[draw.randrange(len(FUNCTION_NAMES))]])
+    text = json.dumps(tree)
+    return text if draw.random() < 0.9 else text[: draw.randrange(len(text))] if draw.random() < 0.5 else text * 2
+
+
+FUNCTION_NAMES = sorted([*FUNCTIONS, *METHODS])
+
+
+def attack(count: int, seed: int) -> None:
+    """Rebuild mutated blueprints: each gives a module that can be made, or ParcelError, and takes less than a second."""
+    tree, weights = small()
+    draw = random.Random(seed)
+    refused = 0
+    for _ in range(count):
+        text = mutated(draw, tree)
+        start = time.process_time()
+        try:
+            rebuild(Blueprint(text), weights)
+        except ParcelError:
+            refused += 1
+        assert time.process_time() - start < 1, text
+    assert refused > count / 2
+
+
+def test_mutated_blueprints_are_refused() -> None:
+    attack(1_000, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_hundred_thousand_mutated_blueprints_are_refused() -> None:
+    attack(100_000, 1)
+
+
+def test_hostile_shapes_weights_and_nesting_are_refused() -> None:
+    tree, weights = small()
+    graph = json.dumps(tree)
+    rebuild(Blueprint(graph), weights)
+    huge = json.loads(graph)
+    huge["input"][1] = [1, VALUES_LIMIT, 4]
+    large = json.loads(graph)
+    large["layers"][0][1]["out_channels"] = 10**10
+    twice = graph.replace('"ties"', '"ties": [], "ties"')
+    for text in ("[" * 100_000, json.dumps(huge), json.dumps(large), twice, "{}", "", "null", "[]", '"x"'):
+        with pytest.raises(ParcelError):
+            rebuild(Blueprint(text), weights)
+    for change in (
+        {"layer0.weight": torch.full((2, 1, 3, 3), float("nan"))},
+        {"layer0.weight": torch.full((2, 1, 3, 3), float("inf"))},
+        {"layer0.weight": torch.zeros(2, 1, 3)},
+        {"layer0.weight": torch.zeros(2, 1, 3, 3, dtype=torch.float64)},
+        {"layer9.weight": torch.zeros(1)},
+    ):
+        with pytest.raises(ParcelError):
+            rebuild(Blueprint(graph), weights | change)
+    with pytest.raises(ParcelError, match="layer0"):
+        rebuild(Blueprint(graph), {name: value for name, value in weights.items() if name != "layer0.weight"})
+
+
+def test_nothing_in_the_package_runs_received_data_as_code() -> None:
+    forbidden = re.compile(
+        r"import pickle|(?<!safetensors\.)torch\.load\(|(?<![.\w])(eval|exec)\(|marshal|shelve|dill|allow_pickle=True"
+    )
+    for path in Path(pfedhr.__file__).parent.rglob("*.py"):
+        assert not forbidden.findall(path.read_text()), path

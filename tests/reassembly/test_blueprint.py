@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -215,11 +216,11 @@ def mutated(draw: random.Random, original: dict[str, Any]) -> str:
         for key in path:
             holder = holder[key]
         if isinstance(holder, list) and draw.random() < 0.3:
-            holder.insert(last, draw.choice(HOSTILE))
+            holder.insert(last, copy.deepcopy(draw.choice(HOSTILE)))
         elif draw.random() < 0.2:
             del holder[last]
         else:
-            holder[last] = draw.choice([*HOSTILE, FUNCTION_NAMES[draw.randrange(len(FUNCTION_NAMES))]])
+            holder[last] = copy.deepcopy(draw.choice([*HOSTILE, FUNCTION_NAMES[draw.randrange(len(FUNCTION_NAMES))]]))
     text = json.dumps(tree)
     return text if draw.random() < 0.9 else text[: draw.randrange(len(text))] if draw.random() < 0.5 else text * 2
 
@@ -276,6 +277,21 @@ def test_hostile_shapes_weights_and_nesting_are_refused() -> None:
             rebuild(Blueprint(graph), weights | change)
     with pytest.raises(ParcelError, match="layer0"):
         rebuild(Blueprint(graph), {name: value for name, value in weights.items() if name != "layer0.weight"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["function", "operator.pow", {"tuple": [10**9, 10**9]}, {}],
+        ["function", "operator.mul", {"tuple": [{"tuple": [1, 2]}, 10**12]}, {}],
+        ["function", "torch.zeros", {"tuple": [10**6, 10**6]}, {}],
+    ],
+)
+def test_numbers_and_lists_that_would_fill_the_memory_are_refused(line: list[Any]) -> None:
+    tree, weights = small()
+    tree["values"].insert(2, line)
+    with pytest.raises(ParcelError):
+        rebuild(Blueprint(json.dumps(tree)), weights)
 
 
 def test_nothing_in_the_package_runs_received_data_as_code() -> None:

@@ -129,7 +129,8 @@ class _Reader:
         for batch in BATCHES:
             inputs = torch.empty([batch, *map(_whole, shape)], dtype=DTYPES[dtype], device="meta")
             for training in (True, False):
-                _Shapes(module.train(training)).run(inputs)
+                with torch.device("meta"):  # also what the graph makes of sizes alone takes no memory
+                    _Shapes(module.train(training)).run(inputs)
 
     def _layer(self, name: str, settings: dict[str, Any]) -> nn.Module:
         cls = layer_class(name)
@@ -205,6 +206,11 @@ class _Shapes(fx.Interpreter):
             pieces: Any = next(iter(self.fetch_args_kwargs_from_env(n)[0]), None)
             if not isinstance(pieces, Tensor) or max(pieces.shape, default=0) > COUNT_LIMIT:
                 raise ParcelError(f"{n.name} would give more than {COUNT_LIMIT} pieces")
+        arguments = self.fetch_args_kwargs_from_env(n)[0]
+        if n.target is operator.pow and not isinstance(next(iter(arguments), None), Tensor):
+            raise ParcelError("the blueprint takes the power of a number: it may have more digits than memory")
+        if n.target in (operator.mul, operator.imul) and any(isinstance(one, list | tuple | str) for one in arguments):
+            raise ParcelError("the blueprint repeats a sequence: it may be longer than memory")
         value = super().run_node(n)
         _check_size(value, n.name)
         return value

@@ -65,7 +65,7 @@ def measure() -> Iterator[Measurement]:
         recalled = {
             owner: [replace(bank[ref], module=Recall(seen[ref].leaving)) for ref in chain] for owner, chain in chains.items()
         }
-        fast.append(block_similarity(profile(BlockBank(recalled), probe)))
+        fast.append(block_similarity(profile(BlockBank(recalled, SHAPE), probe)))
 
     def pair_by_pair() -> None:
         slow.append([_slow_similarity(seen[first], seen[second]) for first, second in pairs])

@@ -16,13 +16,14 @@ from benchmarks.timing import Measurement, Target, interleaved, ratios
 from pfedhr.algorithm import ClientView
 from pfedhr.algorithms.pfedhr import Lesson, PFedHR, Taught
 from pfedhr.algorithms.private import initial_weights, train_privately, weights_of
-from pfedhr.algorithms.teacher import Teacher, rebuild
+from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
+from pfedhr.algorithms.uploads import deposit_sources, learn_structures, sources_of, upload
 from pfedhr.experiment_file import load_experiment
 from pfedhr.inference import predict
 from pfedhr.launch import prepare
 from pfedhr.learning import distil, soft_targets
 from pfedhr.models import ModelSpec, build
-from pfedhr.reassembly import BlockRef, Recipe, assemble, deposit
+from pfedhr.reassembly import BlockRef, Recipe
 
 CLIENTS = ("cnn1", "cnn2", "cnn3")
 RECIPE = Recipe((BlockRef("cnn4", 1), BlockRef("cnn1", 2), BlockRef("cnn2", 5), BlockRef("cnn3", 7)))
@@ -42,22 +43,25 @@ def measure() -> Iterator[Measurement]:
 
 
 def _teacher(networks: dict[str, ModelSpec]) -> Teacher:
-    shape = next(iter(networks.values())).shape
-    bank = deposit({owner: build(network, 0) for owner, network in networks.items()}, torch.zeros(1, *shape))
-    return Teacher(RECIPE, networks, "light", 1, weights_of(assemble(RECIPE, bank, shape, "light")))
+    inputs = torch.zeros(1, *next(iter(networks.values())).shape)
+    uploads = {owner: upload(network, weights_of(build(network, 0)), inputs, ()) for owner, network in networks.items()}
+    sources = sources_of(uploads, learn_structures({}, uploads), 0)
+    return draft(RECIPE, deposit_sources(sources, torch.device("cpu")), sources, "light", 1)
 
 
 def _beside(view: ClientView, teacher: Teacher) -> Iterator[Measurement]:
     network, weights, method = view.network.factory, initial_weights(view), PFedHR()
     beside, alone = interleaved(
-        lambda: method.client_step(Taught(weights, teacher), Lesson(None), view),
-        lambda: method.client_step(Taught(weights, None), Lesson(None), view),
+        lambda: method.client_step(Taught(weights, teacher), Lesson(None, ()), view),
+        lambda: method.client_step(Taught(weights, None), Lesson(None, ()), view),
         repeats=REPEATS[network],
     )
     note = f"{view.training.epochs} epochs of {len(view.train)} examples; teacher {teacher.recipe}"
     yield Measurement(f"teacher {network}", ratios(beside, alone), "times", Target(1.15, at_least=False), note)
 
-    targets = soft_targets(predict(rebuild(teacher).to(view.device), view.train.ready(view.device).inputs), method.temperature)
+    targets = soft_targets(
+        predict(teacher_network(teacher).to(view.device), view.train.ready(view.device).inputs), method.temperature
+    )
     short = replace(view, training=replace(view.training, epochs=1))
 
     def term(student: Tensor, batch: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ for members in groups:
     print("   ", *members)
 
 recipes = pfedhr.propose(groups, bank, limit=8, rng=pfedhr.generator(0, "recipes"))
-candidates = [pfedhr.assemble(recipe, bank, (1, 28, 28)) for recipe in recipes]
+candidates = [pfedhr.assemble(recipe, bank) for recipe in recipes]
 print(f"{len(candidates)} candidates")
 for recipe, candidate in zip(recipes, candidates, strict=True):
     print(f"    {recipe!s:<30} {sum(value.numel() for value in candidate.parameters()):>7,} parameters")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_contract import run
@@ -9,18 +11,17 @@ from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.local import Local, Own
 from pfedhr.algorithms.pfedhr import Lesson, PFedHR, Taught, Teachers
-from pfedhr.algorithms.private import initial_weights, restore, weights_of
-from pfedhr.algorithms.teacher import Teacher, TuningJob, rebuild, tune
-from pfedhr.algorithms.uploads import Upload, average_structures
+from pfedhr.algorithms.private import initial_weights, restore
+from pfedhr.algorithms.teacher import Teacher, TuningJob, draft, teacher_network, tune
+from pfedhr.algorithms.uploads import Source, Upload, average_structures, deposit_sources, learn_structures, sources_of, upload
 from pfedhr.data import Unlabelled
 from pfedhr.federate import Schedule
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
-from pfedhr.parcel import pack, unpack
+from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.reassembly import (
-    BlockRef,
     DecompositionError,
     Recipe,
     assemble,
@@ -31,17 +32,37 @@ from pfedhr.reassembly import (
     profile,
     propose,
 )
-from pfedhr.seeding import generator
+from pfedhr.seeding import generator, seeded
 from pfedhr.zoo import ModelError
 
 SMALL = PFedHR(groups=3, candidates=4, tuning_epochs=1, probe=8)
 
 
+def upload_of(cohort: Cohort, client: str) -> Upload:
+    """The client's untrained network as it sends it the first time."""
+    view = cohort.client_view(client, 1)
+    return upload(view.network, initial_weights(view), view.train.ready(view.device).inputs, ())
+
+
 def uploads_of(cohort: Cohort) -> dict[str, Upload]:
-    return {
-        client: Upload(network, initial_weights(cohort.client_view(client, 1)), len(cohort.federation.clients[client].train))
-        for client, network in cohort.networks.items()
-    }
+    return {client: upload_of(cohort, client) for client in cohort.networks}
+
+
+def sources(cohort: Cohort) -> dict[str, Source]:
+    uploads = uploads_of(cohort)
+    return sources_of(uploads, learn_structures({}, uploads), 0)
+
+
+def initial_network(cohort: Cohort, client: str) -> torch.nn.Module:
+    view = cohort.client_view(client, 1)
+    return restore(view.network, initial_weights(view))
+
+
+def own_chain(cohort: Cohort, client: str) -> Teacher:
+    """The client's own network, reassembled."""
+    held = sources(cohort)
+    bank = deposit_sources(held, torch.device("cpu"))
+    return draft(Recipe(bank.chain(client)), bank, held, "light", 1)
 
 
 def test_without_weight_on_the_teacher_it_is_local_bit_for_bit() -> None:
@@ -65,19 +86,18 @@ def test_without_weight_on_the_teacher_it_is_local_bit_for_bit() -> None:
 def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
     # specs 1.13, 6: one client, groups may repeat, nothing tuned
     cohort = make_cohort("cnn1", clients=1)
-    (upload,) = uploads_of(cohort).values()
-    model, probe = restore(upload.network, upload.weights), cohort.federation.public.ready(torch.device("cpu")).inputs
+    model, probe = initial_network(cohort, "client00"), cohort.federation.public.ready(torch.device("cpu")).inputs
     bank = deposit({"client00": model}, probe)
     groups = group(block_similarity(profile(bank, probe)), 2)
     recipes = propose(groups, bank, limit=100, rng=generator(0), repeat_groups=True)
     own = Recipe(bank.chain("client00"))
-    matching = match({"client00": model}, [assemble(recipe, bank, (1, 8, 8)) for recipe in recipes], probe)
+    matching = match({"client00": model}, [assemble(recipe, bank) for recipe in recipes], probe)
     assert recipes[matching.choice["client00"]] == own
     assert matching.similarity.max().item() == pytest.approx(1, abs=1e-5)
 
     algorithm = PFedHR(groups=2, candidates=100, tuning_epochs=0, repeat_groups=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, metrics = algorithm.server_step(Teachers({}, {}), {"client00": upload}, view)
+    server, metrics = algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
     assert max(metrics["similarity"][0]) == pytest.approx(1, abs=1e-5)  # it was a candidate
     assert server.made[server.waiting["client00"]].recipe != own
 
@@ -85,27 +105,27 @@ def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
 def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     view = InProcess(SMALL, Workers(cohort)).server_view
-    server, _ = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), view(1))
+    server, _ = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), view(1))
     assert set(server.waiting) == {"client00", "client01"}
     lesson = SMALL.message(server, "client00")
     client_view = cohort.client_view("client00", 2)
-    state, upload, _ = SMALL.client_step(SMALL.init_client(client_view), lesson, client_view)
+    state, sent, _ = SMALL.client_step(SMALL.init_client(client_view), lesson, client_view)
     assert state.teacher is not None
     # One replies: its teacher is replaced; the other's still waits.
-    server_after, metrics = SMALL.server_step(server, {"client00": upload}, view(2))
+    server_after, metrics = SMALL.server_step(server, {"client00": sent}, view(2))
     assert server_after.waiting["client01"] == server.waiting["client01"]
     assert SMALL.message(server_after, "client01").teacher is SMALL.message(server, "client01").teacher
     assert metrics["candidates"] >= 1
     assert SMALL.message(server_after, "client00").teacher.round == 2
     # No new one comes down: the client keeps what it has.
-    later, _, _ = SMALL.client_step(state, Lesson(None), cohort.client_view("client00", 3))
+    later, _, _ = SMALL.client_step(state, Lesson(None, ()), cohort.client_view("client00", 3))
     assert later.teacher is state.teacher
 
 
 def test_no_replies_leave_the_teachers_waiting() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     view = InProcess(SMALL, Workers(cohort)).server_view
-    server, _ = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), view(1))
+    server, _ = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), view(1))
     after, metrics = SMALL.server_step(server, {}, view(2))
     assert after is server
     assert metrics == {"candidates": 0}
@@ -113,12 +133,12 @@ def test_no_replies_leave_the_teachers_waiting() -> None:
 
 def test_an_old_teacher_is_not_used_beyond_its_age() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
-    server, _ = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
+    server, _ = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
     state = Taught(initial_weights(cohort.client_view("client00", 1)), SMALL.message(server, "client00").teacher)
     view = cohort.client_view("client00", 3)
     alone, _, _ = Local().client_step(Own(state.weights), None, view)
     for age, taught in ((0, True), (1, False), (2, True)):
-        after, _, _ = PFedHR(teacher_max_age=age).client_step(state, Lesson(None), view)
+        after, _, _ = PFedHR(teacher_max_age=age).client_step(state, Lesson(None, ()), view)
         same = all(torch.equal(alone.weights[name], after.weights[name]) for name in alone.weights)
         assert same is not taught
 
@@ -126,52 +146,44 @@ def test_an_old_teacher_is_not_used_beyond_its_age() -> None:
 def test_a_teacher_is_rebuilt_as_it_was_tuned() -> None:
     cohort = make_cohort("cnn1", "cnn4", "mlp", clients=3)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
-    server, metrics = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), view)
+    server, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
     teacher = SMALL.message(server, "client01").teacher
     job = TuningJob(teacher, Training(1, 8, 1e-3), 0.5)
     tuned = tune(job, view)
     public = view.public.ready(torch.device("cpu"))
-    assert torch.equal(predict(rebuild(tuned.teacher), public.inputs), tuned.logits)
+    assert torch.equal(predict(teacher_network(tuned.teacher), public.inputs), tuned.logits)
     assert metrics["teacher_sizes"]["client01"] == sum(value.numel() for value in teacher.weights.values())
-    assert set(teacher.networks) == teacher.recipe.owners
+    assert set(teacher.parts) >= {f"block{at}" for at in range(1, len(teacher.recipe.blocks) + 1)}
 
 
 def test_tuning_with_labels_learns_them_and_without_does_not_see_them() -> None:
     cohort = make_cohort("cnn1", clients=1)
-    upload = uploads_of(cohort)["client00"]
-    chain = Recipe(tuple(BlockRef("client00", index) for index in (1, 2, 3, 4)))
-    bank_weights = {
-        f"block{at}.{name}": value
-        for at, prefix in enumerate(("conv1", "conv2", "fc1", "fc2"), start=1)
-        for name, value in upload.weights.items()
-        if name.startswith(prefix)
-    }
-    draft = Teacher(chain, {"client00": upload.network}, "light", 1, bank_weights)
+    untuned = own_chain(cohort, "client00")
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
     labels = view.public.labels
     training = Training(40, 8, 3e-3)
-    tuned = tune(TuningJob(draft, training, 0.5), view)
+    tuned = tune(TuningJob(untuned, training, 0.5), view)
     assert (tuned.logits.argmax(1) == labels).float().mean() == 1.0
     unlabelled = make_cohort("cnn1", clients=1, labelled=False)
     blind = InProcess(SMALL, Workers(unlabelled)).server_view(1)
     assert isinstance(blind.public, Unlabelled)
-    contrasted = tune(TuningJob(draft, training, 0.5), blind)
-    assert any(not torch.equal(contrasted.teacher.weights[name], draft.weights[name]) for name in draft.weights)
+    contrasted = tune(TuningJob(untuned, training, 0.5), blind)
+    assert any(not torch.equal(contrasted.teacher.weights[name], untuned.weights[name]) for name in untuned.weights)
 
 
 def test_uploads_of_one_structure_are_averaged_by_their_examples() -> None:
     cohort = make_cohort("cnn4", "mlp", "cnn4", clients=3)
-    uploads = uploads_of(cohort)
-    heavier = Upload(uploads["client02"].network, uploads["client02"].weights, 3 * uploads["client00"].examples)
-    averaged = average_structures({**uploads, "client02": heavier})
-    assert set(averaged) == {"cnn4", "client01"}
-    first, second = uploads["client00"].weights, heavier.weights
-    for name, value in averaged["cnn4"].weights.items():
+    held = sources(cohort)
+    heavier = replace(held["client02"], examples=3 * held["client00"].examples)
+    averaged = average_structures({**held, "client02": heavier})
+    assert set(averaged) == {"client00+1", "client01"}
+    first, second = held["client00"].weights, heavier.weights
+    for name, value in averaged["client00+1"].weights.items():
         if value.is_floating_point():
             assert torch.allclose(value, 0.25 * first[name] + 0.75 * second[name], atol=1e-6), name
         else:
             assert value == max(first[name], second[name])
-    assert averaged["client01"] is uploads["client01"]  # the only one of its structure
+    assert averaged["client01"] is held["client01"]  # the only one of its structure
 
 
 def test_a_mean_takes_counts_of_any_size() -> None:
@@ -183,10 +195,10 @@ def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() 
     cohort = make_cohort("cnn1", "mlp", clients=4)
     algorithm = PFedHR(groups=2, candidates=4, tuning_epochs=0, average_structures=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, metrics = algorithm.server_step(Teachers({}, {}), uploads_of(cohort), view)
+    server, metrics = algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
     assert set(server.waiting) == set(cohort.networks)
     assert len(metrics["similarity"]) == 4
-    assert {ref.owner for teacher in server.made.values() for ref in teacher.recipe.blocks} <= {"cnn1", "mlp"}
+    assert {ref.owner for teacher in server.made.values() for ref in teacher.recipe.blocks} <= {"client00+1", "client01+1"}
     rows = metrics["similarity"]
     assert rows[0] != rows[2]  # two clients of one structure are told apart
 
@@ -197,7 +209,7 @@ def test_where_no_candidate_exists_fewer_groups_are_tried() -> None:
     for groups in (7, 5):
         algorithm = PFedHR(groups=groups, tuning_epochs=0, probe=16)
         _, metrics = algorithm.server_step(
-            Teachers({}, {}), uploads_of(cohort), InProcess(algorithm, Workers(cohort)).server_view(1)
+            Teachers({}, {}, {}), uploads_of(cohort), InProcess(algorithm, Workers(cohort)).server_view(1)
         )
         assert 2 <= len(metrics["groups"]) < 5
         assert metrics["candidates"] >= 1
@@ -213,10 +225,10 @@ def lookalikes(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
 def test_where_the_rules_allow_nothing_clients_train_without_a_teacher() -> None:
     cohort = make_cohort(f"{__name__}:lookalikes", clients=3)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
-    server, metrics = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), view)
+    server, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
     assert metrics["candidates"] == 0
-    assert server == Teachers({}, {})
-    assert SMALL.message(server, "client00") == Lesson(None)
+    assert (server.waiting, server.made) == ({}, {})
+    assert SMALL.message(server, "client00") == Lesson(None, tuple(server.known))
 
 
 def test_the_order_and_the_names_of_replies_do_not_matter() -> None:
@@ -224,8 +236,8 @@ def test_the_order_and_the_names_of_replies_do_not_matter() -> None:
     cohort = make_cohort("cnn1", "mlp", "cnn1", clients=3)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
     uploads = uploads_of(cohort)
-    first, metrics = SMALL.server_step(Teachers({}, {}), uploads, view)
-    second, again = SMALL.server_step(Teachers({}, {}), dict(reversed(uploads.items())), view)
+    first, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads, view)
+    second, again = SMALL.server_step(Teachers({}, {}, {}), dict(reversed(uploads.items())), view)
     assert pack(first) == pack(second)
     assert {name: value for name, value in metrics.items() if "seconds" not in name} == {
         name: value for name, value in again.items() if "seconds" not in name
@@ -237,7 +249,7 @@ def test_teachers_that_clients_share_are_kept_once_and_only_while_one_waits() ->
     algorithm = PFedHR(groups=3, candidates=1, tuning_epochs=0, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view
     uploads = uploads_of(cohort)
-    server, _ = algorithm.server_step(Teachers({}, {}), uploads, view(1))
+    server, _ = algorithm.server_step(Teachers({}, {}, {}), uploads, view(1))
     assert (len(server.waiting), len(server.made)) == (4, 1)
     later, _ = algorithm.server_step(
         server, {client: uploads[client] for client in ("client00", "client01", "client02")}, view(2)
@@ -251,7 +263,7 @@ def test_the_only_upload_of_its_structure_is_not_its_own_teacher_when_structures
     cohort = make_cohort("cnn1", "mlp", clients=2)
     algorithm = PFedHR(groups=2, candidates=200, tuning_epochs=0, average_structures=True, repeat_groups=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, _ = algorithm.server_step(Teachers({}, {}), uploads_of(cohort), view)
+    server, _ = algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
     for client in cohort.networks:
         assert str(algorithm.message(server, client).teacher.recipe) != " ".join(f"{client}.{at}" for at in (1, 2, 3, 4))
 
@@ -260,21 +272,17 @@ def test_full_stitches_are_told() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     algorithm = PFedHR(groups=3, candidates=4, tuning_epochs=1, stitch="full", probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, metrics = algorithm.server_step(Teachers({}, {}), uploads_of(cohort), view)
+    server, metrics = algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
     assert all(metrics["full_stitches"][client] >= 1 for client in cohort.networks)
     assert all(metrics["stitch_sizes"][client] > 0 for client in cohort.networks)
-    rebuild(algorithm.message(server, "client00").teacher)
+    teacher_network(algorithm.message(server, "client00").teacher)
 
 
 def test_a_teacher_equal_to_the_student_teaches_nothing() -> None:
     # specs 1.13, 5: through a teacher that is the student's own network, in eval mode
     cohort = make_cohort("mlp", clients=1)
     view = cohort.client_view("client00", 1)
-    (upload,) = uploads_of(cohort).values()
-    model = restore(upload.network, upload.weights)
-    bank = deposit({"client00": model}, torch.zeros(1, 1, 8, 8))
-    chain = Recipe(bank.chain("client00"))
-    own = Teacher(chain, {"client00": upload.network}, "light", 1, weights_of(assemble(chain, bank, (1, 8, 8))))
+    model, own = initial_network(cohort, "client00"), own_chain(cohort, "client00")
     images = view.train.ready(view.device).inputs
     logits = predict(model, images)
     term = PFedHR(distil_weight=1.0)._term(own, view)
@@ -284,7 +292,7 @@ def test_a_teacher_equal_to_the_student_teaches_nothing() -> None:
 
 def test_stages_are_timed_and_groups_told() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
-    _, metrics = SMALL.server_step(Teachers({}, {}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
+    _, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
     stages = {"profile_seconds", "propose_seconds", "assemble_seconds", "tune_seconds", "match_seconds"}
     assert stages <= set(metrics)
     members = sorted(name for group in metrics["groups"] for name in group)
@@ -307,9 +315,9 @@ def test_settings_out_of_range_are_named(setting: str, value: float) -> None:
 def test_more_groups_than_layers_are_refused_before_training() -> None:
     cohort = make_cohort("cnn1", "cnn3")
     PFedHR(groups=8).check(setup_of(cohort))
-    with pytest.raises(SettingError, match=r"groups = 9.*8 layers only.*at most 8"):
+    with pytest.raises(SettingError, match=r"groups = 9.*8 blocks only.*at most 8"):
         PFedHR(groups=9).check(setup_of(cohort))
-    with pytest.raises(SettingError, match=r"groups = 5.*4 layers only"):
+    with pytest.raises(SettingError, match=r"groups = 5.*4 blocks only"):
         PFedHR(groups=5, average_structures=True).check(setup_of(cohort))
 
 
@@ -337,8 +345,53 @@ def test_unlabelled_tuning_needs_images() -> None:
 def test_weights_of_another_network_are_refused() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     uploads = uploads_of(cohort)
-    with pytest.raises(RuntimeError, match="state_dict"):
-        restore(uploads["client00"].network, uploads["client01"].weights)
+    swapped = replace(uploads["client00"], weights=uploads["client01"].weights)
+    view = InProcess(SMALL, Workers(cohort)).server_view(1)
+    with pytest.raises(ParcelError, match="the weights are not those of the blueprint"):
+        SMALL.server_step(Teachers({}, {}, {}), {**uploads, "client00": swapped}, view)
+
+
+def test_a_structure_is_described_once_and_a_server_that_knows_it_is_sent_its_hash_only() -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    view = InProcess(SMALL, Workers(cohort)).server_view
+    first = uploads_of(cohort)
+    server, _ = SMALL.server_step(Teachers({}, {}, {}), first, view(1))
+    lesson = SMALL.message(server, "client01")
+    assert set(lesson.known) == {sent.structure for sent in first.values()}
+    client_view = cohort.client_view("client01", 2)
+    _, again, _ = SMALL.client_step(SMALL.init_client(client_view), lesson, client_view)
+    assert again.blueprint is None
+    assert again.structure == first["client01"].structure
+    after, _ = SMALL.server_step(server, {"client01": again}, view(2))
+    assert after.known == server.known
+    with pytest.raises(ParcelError, match=r"client01 uploaded a network of structure .* which it never described"):
+        SMALL.server_step(Teachers({}, {}, {}), {"client01": again}, view(2))
+
+
+def test_a_draft_is_what_its_recipe_assembles_and_carries_only_the_blocks_that_it_uses() -> None:
+    cohort = make_cohort("cnn1", "resnet", clients=2)
+    held = sources(cohort)
+    bank = deposit_sources(held, torch.device("cpu"))
+    probe = cohort.federation.public.ready(torch.device("cpu")).inputs
+    groups = group(block_similarity(profile(bank, probe)), 3)
+    recipes = propose(groups, bank, limit=6, rng=generator(0))
+    assert len({owner for recipe in recipes for owner in recipe.owners}) == 2
+    for recipe in recipes:
+        with seeded(1, "stitches"):
+            teacher = draft(recipe, bank, held, "light", 1)
+        with seeded(1, "stitches"):
+            whole = assemble(recipe, bank)
+        assert torch.equal(predict(teacher_network(teacher), probe), predict(whole, probe))
+        assert list(teacher.parts) == [name for name, _ in whole.named_children()]
+        assert sum(value.numel() for value in teacher.weights.values()) == sum(v.numel() for v in whole.state_dict().values())
+
+
+@pytest.mark.parametrize(("part", "message"), [("block1/..", "names that are none"), ("other", "no such part")])
+def test_a_teacher_of_parts_that_do_not_fit_is_refused(part: str, message: str) -> None:
+    teacher = own_chain(make_cohort("mlp", clients=1), "client00")
+    renamed = {part if name == "block1" else name: blueprint for name, blueprint in teacher.parts.items()}
+    with pytest.raises(ParcelError, match=message):
+        teacher_network(replace(teacher, parts=renamed))
 
 
 def normed(shape: tuple[int, ...], classes: int) -> torch.nn.Module:

@@ -104,9 +104,8 @@ def test_a_rebuilt_network_computes_and_learns_the_same(model: nn.Module, exampl
             results.append(logits.detach())
         assert torch.equal(*results)
     assert torch.equal(model.eval()(inputs), twin.eval()(inputs))
-    back = described.own_weights(twin.state_dict())
-    state = model.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in back.items() if name in state)
+    learnt = twin.state_dict()
+    assert all(torch.equal(learnt[name], value) for name, value in described.weights(model).items())
 
 
 def test_attention_is_described_with_its_class_token_and_batch_size() -> None:

@@ -69,7 +69,7 @@ def test_a_full_stitch_too_large_gives_way_to_a_light_one(bank: BlockBank) -> No
     assert parameters(stitch((32, 32, 32), (32, 32, 32), "full")) == 1_056
     assert parameters(stitch((10, 4, 4), (8, 3, 3), "full")) == 160 * 72 + 72
     # cnn1.1 to cnn4.2 would take 64 million weights, cnn4.2 to cnn1.4 takes 819,250: each stitch tells which it is.
-    model = assemble(Recipe((BlockRef("cnn1", 1), BlockRef("cnn4", 2), BlockRef("cnn1", 4))), bank, IMAGE, "full")
+    model = assemble(Recipe((BlockRef("cnn1", 1), BlockRef("cnn4", 2), BlockRef("cnn1", 4))), bank, "full")
     assert [name for name, _ in model.named_children()] == ["block1", "stitch2_light", "block2", "stitch3_full", "block3"]
     assert parameters(model.stitch3_full) == (64 * 16 * 16 + 1) * 50
     assert model(torch.randn(2, *IMAGE)).shape == (2, 10)
@@ -190,7 +190,7 @@ def test_the_own_blocks_in_order_are_the_own_model(name: str) -> None:
     # specs 1.13, 4
     model = build(ModelSpec(name, IMAGE, 10), 0)
     bank = deposit({"own": model}, torch.zeros(1, *IMAGE))
-    rebuilt = assemble(Recipe(bank.chain("own")), bank, IMAGE)
+    rebuilt = assemble(Recipe(bank.chain("own")), bank)
     assert not any(part.startswith(("stitch", "head")) for part, _ in rebuilt.named_children())
     images = torch.randn(6, *IMAGE)
     assert torch.equal(predict(rebuilt, images), predict(model, images))
@@ -200,7 +200,7 @@ def test_the_own_blocks_in_order_are_the_own_model(name: str) -> None:
 def test_stitches_stand_only_between_blocks_that_were_not_neighbours(bank: BlockBank) -> None:
     # The candidate of specs 1.6, like the paper's figure 7.
     chain = (("cnn1", 2), ("cnn2", 3), ("cnn3", 4), ("cnn3", 5), ("cnn2", 5))
-    model = assemble(Recipe(tuple(BlockRef(*ref) for ref in chain)), bank, IMAGE)
+    model = assemble(Recipe(tuple(BlockRef(*ref) for ref in chain)), bank)
     names = [name for name, _ in model.named_children()]
     assert names == [
         "stitch1_light", "block1", "stitch2_light", "block2", "stitch3_light", "block3", "block4", "stitch5_light", "block5",
@@ -217,14 +217,14 @@ def test_stitches_stand_only_between_blocks_that_were_not_neighbours(bank: Block
 
 
 def test_a_last_block_that_gives_no_logits_gets_a_head(bank: BlockBank) -> None:
-    model = assemble(Recipe((BlockRef("cnn1", 1), BlockRef("cnn1", 2), BlockRef("cnn1", 3))), bank, IMAGE)
+    model = assemble(Recipe((BlockRef("cnn1", 1), BlockRef("cnn1", 2), BlockRef("cnn1", 3))), bank)
     assert parameters(model.head) == 50 * 10 + 10
     assert model(torch.randn(2, *IMAGE)).shape == (2, 10)
 
 
 def test_candidates_and_models_share_no_tensors(models: dict[str, nn.Module], bank: BlockBank) -> None:
     recipe = Recipe(bank.chain("cnn1"))
-    first, second = assemble(recipe, bank, IMAGE), assemble(recipe, bank, IMAGE)
+    first, second = assemble(recipe, bank), assemble(recipe, bank)
     before = [value.clone() for value in models["cnn1"].parameters()]
     with torch.no_grad():
         for value in first.parameters():
@@ -236,4 +236,4 @@ def test_candidates_and_models_share_no_tensors(models: dict[str, nn.Module], ba
 def test_a_candidate_is_trainable_even_if_the_upload_was_frozen() -> None:
     model = build(ModelSpec("cnn1", (1, 12, 12), 3), 0).requires_grad_(False)
     bank = deposit({"own": model}, torch.zeros(1, 1, 12, 12))
-    assert all(value.requires_grad for value in assemble(Recipe(bank.chain("own")), bank, (1, 12, 12)).parameters())
+    assert all(value.requires_grad for value in assemble(Recipe(bank.chain("own")), bank).parameters())

@@ -16,24 +16,33 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
-from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately, weights_of
+from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, assign, rebuild, tune
-from pfedhr.algorithms.uploads import Upload, average_structures, deposit_uploads
+from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, assign, draft, teacher_network, tune
+from pfedhr.algorithms.uploads import (
+    Source,
+    Upload,
+    average_structures,
+    check_description,
+    deposit_sources,
+    learn_structures,
+    sources_of,
+    upload,
+)
 from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Training, distil, soft_targets
-from pfedhr.models import ModelSpec, build, check_last_batch
+from pfedhr.models import check_last_batch
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import (
     BlockBank,
+    Blueprint,
     Groups,
     Recipe,
     Similarity,
     StitchKind,
-    assemble,
     block_similarity,
-    deposit,
+    cut,
     group,
     profile,
     propose,
@@ -43,20 +52,21 @@ from pfedhr.seeding import generator, seeded
 
 @dataclass(frozen=True)
 class Teachers:
-    """The server's state: which teacher waits for which client, by its name in `made`.
+    """The server's state: which teacher waits for which client, by its name in `made`; and the structures of networks by hash.
 
     Clients may share a teacher, so each is kept once, for as long as one waits for it.
     """
 
     waiting: dict[str, str]
     made: dict[str, Teacher]
+    known: dict[str, Blueprint]
 
-    def after(self, arrived: Collection[str], new: Mapping[str, Teacher]) -> Teachers:
+    def after(self, arrived: Collection[str], new: Mapping[str, Teacher], known: dict[str, Blueprint]) -> Teachers:
         """Return the state once the clients that replied have had their teachers, and `new` ones wait for some."""
         names = {client: f"{teacher.round}: {teacher.recipe}" for client, teacher in new.items()}
         waiting = {client: name for client, name in self.waiting.items() if client not in arrived} | names
         made = self.made | {names[client]: teacher for client, teacher in new.items()}
-        return Teachers(waiting, {name: made[name] for name in sorted(set(waiting.values()))})
+        return Teachers(waiting, {name: made[name] for name in sorted(set(waiting.values()))}, known)
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,10 @@ class Taught:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What goes down: a teacher, if a new one waits."""
+    """What goes down: a teacher, if a new one waits; and the hashes of the structures that the server knows by now."""
 
     teacher: Teacher | None
+    known: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,8 @@ class PFedHR(Algorithm):
     """Whether a group may give several blocks to one candidate."""
     average_structures: bool = False
     """Whether uploads of one structure are averaged before grouping, for large cohorts."""
+    most_blocks: int = 0
+    """Blocks that a network is cut into at most, for very deep ones; 0 = as many as it has."""
     probe: int = 512
     """How many public examples the blocks are compared on."""
 
@@ -114,11 +127,11 @@ class PFedHR(Algorithm):
     def check(self, setup: Setup) -> None:
         """Raise what would stop the method on `setup`.
 
-        SettingError for a setting out of range or more groups than layers, DecompositionError for a network that cannot be
-        cut, ModelError for one that cannot be tuned in these batches.
+        SettingError for a setting out of range or more groups than blocks, DecompositionError for a network that cannot be
+        cut, DescriptionError for one that cannot travel as data, ModelError for one that cannot be tuned in these batches.
         """
         at_least = {"groups": 2, "candidates": 1, "tuning_epochs": 0, "tuning_batch_size": 1, "probe": 2}
-        at_least |= {"distil_weight": 0, "teacher_max_age": 0}
+        at_least |= {"distil_weight": 0, "teacher_max_age": 0, "most_blocks": 0}
         for setting, least in at_least.items():
             if not getattr(self, setting) >= least:
                 raise SettingError(f"algorithm.{setting} = {getattr(self, setting)}: choose {least} or more")
@@ -130,30 +143,28 @@ class PFedHR(Algorithm):
                 f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of shape "
                 f"{tuple(setup.public.inputs.shape[1:])}; give labelled public data"
             )
+        example = setup.public.take(torch.arange(min(3, len(setup.public)))).ready(torch.device("cpu")).inputs
         if self.tuning_epochs:
-            example = setup.public.take(torch.tensor([0])).ready(torch.device("cpu")).inputs
             for network in set(setup.networks.values()):
                 place = "algorithm.tuning_batch_size and the public data"
                 check_last_batch(network, example, len(setup.public), self.tuning_batch_size, place)
-        self._check_layers(setup)
+        self._check_blocks(setup, example)
 
-    def _check_layers(self, setup: Setup) -> None:
-        """Raise SettingError if the cohort of a round may have fewer layers than there are groups."""
-        depth = {network: self._depth(network) for network in set(setup.networks.values())}
+    def _check_blocks(self, setup: Setup, example: Tensor) -> None:
+        """Raise SettingError if the cohort of a round may have fewer blocks than there are groups."""
+        described = {network: check_description(network, example) for network in set(setup.networks.values())}
+        depth = {network: len(cut(one.blueprint, self.most_blocks)) for network, one in described.items()}
         lengths = sorted(depth[network] for network in setup.networks.values())[: setup.active]
         fewest = lengths[0] if self.average_structures else sum(lengths)
         if self.groups > fewest:
             raise SettingError(
-                f"algorithm.groups = {self.groups}: a round of {setup.active} clients may have {fewest} layers only; choose at "
+                f"algorithm.groups = {self.groups}: a round of {setup.active} clients may have {fewest} blocks only; choose at "
                 f"most {fewest} groups, more active clients, or deeper networks"
             )
 
-    def _depth(self, network: ModelSpec) -> int:
-        return len(deposit({repr(network.factory): build(network, 0)}, torch.zeros(1, *network.shape)))
-
     def init_server(self, view: ServerView) -> Teachers:
         """Return no teachers."""
-        return Teachers({}, {})
+        return Teachers({}, {}, {})
 
     def init_client(self, view: ClientView) -> Taught:
         """Return the client's initial weights and no teacher."""
@@ -161,30 +172,33 @@ class PFedHR(Algorithm):
 
     def message(self, server: Teachers, client: str) -> Lesson:
         """Return the teacher that waits for the client, if any."""
-        return Lesson(server.made[server.waiting[client]] if client in server.waiting else None)
+        teacher = server.made[server.waiting[client]] if client in server.waiting else None
+        return Lesson(teacher, tuple(sorted(server.known)))
 
     def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
         """Train on the private data beside the teacher: eq. (6)."""
         teacher = message.teacher or state.teacher
         weights, metrics = train_privately(view, state.weights, self._term(teacher, view))
-        return Taught(weights, teacher), Upload(view.network, weights, len(view.train)), metrics
+        sent = upload(view.network, weights, view.train.ready(view.device).inputs, message.known)
+        return Taught(weights, teacher), sent, metrics
 
     def server_step(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> tuple[Teachers, Metrics]:
         """Decompose, group, propose, assemble and tune, match: Algorithm 1 and eqs. (1) to (5)."""
         if not replies:
             return server, {"candidates": 0}
         watch = Stopwatch()
-        uploads = {client: replies[client] for client in sorted(replies)}
-        sources = average_structures(uploads) if self.average_structures else uploads
+        known = learn_structures(server.known, replies)
         with watch("profile_seconds"):
-            bank = deposit_uploads(sources, view.device)
+            uploads = sources_of({client: replies[client] for client in sorted(replies)}, known, self.most_blocks)
+            sources = average_structures(uploads) if self.average_structures else uploads
+            bank = deposit_sources(sources, view.device)
             similarity = block_similarity(profile(bank, self._probe(view)))
         with watch("propose_seconds"):
             groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"))
         with watch("assemble_seconds"):
             drafts = {recipe: self._draft(recipe, bank, sources, view) for recipe in recipes}
             # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
-            own = bank if sources is uploads else deposit_uploads(uploads, view.device)
+            own = bank if sources is uploads else deposit_sources(uploads, view.device)
             chains = {client: Recipe(own.chain(client)) for client in uploads if drafts}
             clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
         with watch("tune_seconds"):
@@ -194,7 +208,7 @@ class PFedHR(Algorithm):
             teachers, described = assign(chains, recipes, tuned) if drafts else ({}, {})
         names = [[str(ref) for ref in members] for members in groups]
         metrics: Metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
-        return server.after(replies.keys(), teachers), metrics
+        return server.after(replies.keys(), teachers, known), metrics
 
     def personal_model(self, state: Taught, view: ClientView) -> nn.Module:
         """Return the client's network."""
@@ -202,7 +216,7 @@ class PFedHR(Algorithm):
 
     def teacher_model(self, state: Taught, view: ClientView) -> nn.Module | None:
         """Return the client's last teacher, if it has one."""
-        return rebuild(state.teacher) if state.teacher else None
+        return teacher_network(state.teacher) if state.teacher else None
 
     def _term(self, teacher: Teacher | None, view: ClientView) -> Term | None:
         """Return the second term of eq. (6), or None where no teacher serves."""
@@ -211,7 +225,7 @@ class PFedHR(Algorithm):
         if self.teacher_max_age and view.round - teacher.round > self.teacher_max_age:
             return None
         # The teacher and the private data stay the same for the round: what it teaches is computed once.
-        logits = predict(rebuild(teacher).to(view.device), view.train.ready(view.device).inputs)
+        logits = predict(teacher_network(teacher).to(view.device), view.train.ready(view.device).inputs)
         targets = soft_targets(logits, self.temperature)
         return lambda student, batch: self.distil_weight * distil(student, targets[batch], self.temperature)
 
@@ -231,13 +245,10 @@ class PFedHR(Algorithm):
                 return groups, recipes
         return (), ()
 
-    def _draft(self, recipe: Recipe, bank: BlockBank, sources: Mapping[str, Upload], view: ServerView) -> Teacher:
+    def _draft(self, recipe: Recipe, bank: BlockBank, sources: Mapping[str, Source], view: ServerView) -> Teacher:
         """Return the untuned network of a recipe, its stitches' initial weights named by round and recipe."""
-        networks = {owner: sources[owner].network for owner in sorted(recipe.owners)}
-        shape = networks[recipe.blocks[0].owner].shape
         with seeded(view.seed, view.round, str(recipe), "stitches"):
-            model = assemble(recipe, bank, shape, self.stitch)
-        return Teacher(recipe, networks, self.stitch, view.round, weights_of(model))
+            return draft(recipe, bank, sources, self.stitch, view.round)
 
     def _tuning_job(self, draft: Teacher) -> TuningJob:
         training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,46 +13,73 @@ from torch.nn import functional
 
 from pfedhr.algorithm import Metrics, ServerView
 from pfedhr.algorithms.private import weights_of
+from pfedhr.algorithms.uploads import Source
 from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Augmentation, Loss, Training, TrainingError, fit, nt_xent
-from pfedhr.models import ModelSpec, build
-from pfedhr.parcel import Tensors
-from pfedhr.reassembly import Block, BlockBank, Recipe, StitchKind, assemble, decompose, match_logits
+from pfedhr.parcel import ParcelError, Tensors
+from pfedhr.reassembly import (
+    BlockBank,
+    Blueprint,
+    Description,
+    Joint,
+    Recipe,
+    StitchKind,
+    describe,
+    layout,
+    match_logits,
+    rebuild,
+)
 from pfedhr.seeding import generator, seeded
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A reassembled network: its recipe, the networks that its blocks come from, by owner, and all its weights.
+    """A reassembled network: all that it takes to run it where nobody knows the networks that it is made of, and no more.
 
-    `round`: when it was made, counted from 1.
+    `recipe` says where its blocks come from; `parts` are the blueprints of blocks, stitches and head in order, by their names
+    in `layout`; `weights` are theirs, "block1.layer0.weight" and so on. `round`: when it was made, counted from 1.
     """
 
     recipe: Recipe
-    networks: dict[str, ModelSpec]
-    stitch: StitchKind
+    parts: dict[str, Blueprint]
     round: int
     weights: Tensors
 
 
-def rebuild(teacher: Teacher) -> nn.Sequential:
-    """Return the network of `teacher`, in train mode. Raises RuntimeError if the weights are another network's."""
-    model = _skeleton(teacher)
-    model.load_state_dict(teacher.weights)
-    return model.train()
-
-
-def _skeleton(teacher: Teacher) -> nn.Sequential:
-    bank = BlockBank({owner: _blocks(network) for owner, network in teacher.networks.items()})
-    shape = next(iter(teacher.networks.values())).shape
-    return assemble(teacher.recipe, bank, shape, teacher.stitch)
+def draft(recipe: Recipe, bank: BlockBank, sources: Mapping[str, Source], stitch: StitchKind, round: int) -> Teacher:
+    """Return the untuned network of `recipe`; the initial weights of its stitches and head come from torch's generator."""
+    parts: dict[str, Blueprint] = {}
+    weights: Tensors = {}
+    for name, part in layout(recipe, bank, stitch).items():
+        if isinstance(part, Joint):
+            description = _describe_joint(part)
+            held = description.weights(part.build())
+        else:
+            plan = sources[part.owner].plans[part.index - 1]
+            description, held = plan.description, plan.weights(sources[part.owner].weights)
+        parts[name] = description.blueprint
+        weights |= {f"{name}.{own}": value for own, value in held.items()}
+    return Teacher(recipe, parts, round, weights)
 
 
 @functools.cache
-def _blocks(network: ModelSpec) -> tuple[Block, ...]:
-    """Return the blocks of a network with weights of no meaning: `assemble` copies them, so one cut serves all."""
-    return decompose(build(network, 0), torch.zeros(1, *network.shape))
+def _describe_joint(joint: Joint) -> Description:
+    with seeded(0, "joint"):  # its weights do not matter, and leave the generator alone
+        return describe(joint.build(), torch.zeros(1, *joint.source))
+
+
+def teacher_network(teacher: Teacher) -> nn.Sequential:
+    """Return the network of `teacher`, in train mode. Raises ParcelError for parts or weights that make none."""
+    if not all(map(str.isidentifier, teacher.parts)):
+        raise ParcelError("the parts of the teacher bear names that are none")
+    held: dict[str, Tensors] = {name: {} for name in teacher.parts}
+    for name, value in teacher.weights.items():
+        part, _, own = name.partition(".")
+        if part not in held:
+            raise ParcelError(f"the teacher has the weight {name[:60]}, but no such part")
+        held[part][own] = value
+    return nn.Sequential(OrderedDict((name, rebuild(teacher.parts[name], weights)) for name, weights in held.items())).train()
 
 
 def size(teacher: Teacher, parts: str | tuple[str, ...] = "") -> int:
@@ -87,7 +115,7 @@ def tune(job: TuningJob, view: ServerView) -> Tuned:
     Raises TrainingError naming recipe and round.
     """
     public = view.public.ready(view.device)
-    model = rebuild(job.teacher).to(view.device)
+    model = teacher_network(job.teacher).to(view.device)
     path = (view.round, str(job.teacher.recipe), "tuning")
     rng = generator(view.seed, *path, "batches")
     loss = (
@@ -101,7 +129,8 @@ def tune(job: TuningJob, view: ServerView) -> Tuned:
     except TrainingError as error:
         raise TrainingError(f"tuning {job.teacher.recipe} in round {view.round}: {error}") from error
     logits = predict(model, public.inputs).cpu()
-    return Tuned(replace(job.teacher, weights=weights_of(model)), logits)
+    tuned = weights_of(model)  # and the names of tied weights, which a blueprint gives once
+    return Tuned(replace(job.teacher, weights={name: tuned[name] for name in job.teacher.weights}), logits)
 
 
 def _labelled(public: Examples) -> Loss:

@@ -2,47 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.private import restore
-from pfedhr.models import ModelSpec
-from pfedhr.parcel import Tensors
-from pfedhr.reassembly import BlockBank, deposit
+from pfedhr.inference import predict
+from pfedhr.models import ModelSpec, build
+from pfedhr.parcel import ParcelError, Tensors
+from pfedhr.reassembly import (
+    BlockBank,
+    BlockPlan,
+    Blueprint,
+    DecompositionError,
+    Description,
+    DescriptionError,
+    cut,
+    describe,
+    input_of,
+    rebuild,
+    rebuild_blocks,
+)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What goes up: the network, its weights, and how many examples it was trained on."""
+    """What goes up: the hash of the network's blueprint, its weights by the blueprint's names, and how many examples it saw.
 
-    network: ModelSpec
+    `blueprint` is there unless the server has said that it knows this structure.
+    """
+
+    structure: str
+    blueprint: Blueprint | None
     weights: Tensors
     examples: int
 
 
-def deposit_uploads(uploads: Mapping[str, Upload], device: torch.device) -> BlockBank:
-    """Return the bank of all uploaded networks' blocks, on `device`. Raises DecompositionError for one that cannot be cut."""
-    models = {owner: restore(upload.network, upload.weights).to(device) for owner, upload in uploads.items()}
-    return deposit(models, torch.zeros(1, *next(iter(uploads.values())).network.shape, device=device))
+@dataclass(frozen=True)
+class Source:
+    """A network that blocks are taken from: its structure, that of its blocks, and its weights by the blueprint's names."""
+
+    blueprint: Blueprint
+    plans: tuple[BlockPlan, ...]
+    weights: Tensors
+    examples: int
 
 
-def average_structures(uploads: Mapping[str, Upload]) -> dict[str, Upload]:
-    """Return one upload a structure, named by it: the mean of its clients' weights by their examples (large-N variant).
+@functools.cache
+def describe_network(network: ModelSpec, dtype: torch.dtype) -> Description:
+    """Return the description of a network as it runs on inputs of type `dtype`.
 
-    The only upload of its structure stays itself, under its client's name.
+    Raises DescriptionError or DecompositionError, naming the network, if it cannot travel as data or be cut into blocks.
     """
-    cohorts: dict[ModelSpec, dict[str, Upload]] = {}
-    for client, upload in uploads.items():
-        cohorts.setdefault(upload.network, {})[client] = upload
-    averaged: dict[str, Upload] = {}
-    for network, members in cohorts.items():
+    try:
+        description = describe(build(network, 0), torch.zeros(1, *network.shape, dtype=dtype))
+        cut(description.blueprint)
+    except (DescriptionError, DecompositionError) as error:
+        raise type(error)(f"the network {network.factory!r}: {error}") from error
+    return description
+
+
+def check_description(network: ModelSpec, example: Tensor) -> Description:
+    """Return the description of a network once it has computed the same on `example` (n >= 1, ...), bit for bit.
+
+    Raises DescriptionError otherwise.
+    """
+    description = describe_network(network, example.dtype)
+    model = build(network, 0)
+    twin = rebuild(description.blueprint, description.weights(model))
+    if not torch.equal(predict(model, example).nan_to_num(), predict(twin, example).nan_to_num()):
+        raise DescriptionError(
+            f"the network {network.factory!r} and its blueprint give different outputs: something in forward() depends on the "
+            f"inputs' values or on chance"
+        )
+    return description
+
+
+def upload(network: ModelSpec, weights: Tensors, inputs: Tensor, known: Collection[str]) -> Upload:
+    """Return what a client of `network`, trained on `inputs` (n, ...), sends to a server that knows these structures."""
+    description = describe_network(network, inputs.dtype)
+    structure = description.blueprint.hash
+    blueprint = None if structure in known else description.blueprint
+    return Upload(structure, blueprint, description.weights(restore(network, weights)), len(inputs))
+
+
+def learn_structures(known: Mapping[str, Blueprint], uploads: Mapping[str, Upload]) -> dict[str, Blueprint]:
+    """Return every structure that is known by now, by its hash. Raises ParcelError for an upload of one that is not."""
+    found = dict(known)
+    for client, sent in uploads.items():
+        if sent.blueprint is not None:
+            found[sent.blueprint.hash] = sent.blueprint
+        if sent.structure not in found:
+            raise ParcelError(
+                f"client {client} uploaded a network of structure {sent.structure[:12]}, which it never described"
+            )
+    return found
+
+
+def sources_of(uploads: Mapping[str, Upload], known: Mapping[str, Blueprint], most: int) -> dict[str, Source]:
+    """Return the uploaded networks, each cut into at most `most` blocks unless that is 0.
+
+    Raises ParcelError or DecompositionError for one that cannot be rebuilt or cut.
+    """
+    blueprints = {client: known[sent.structure] for client, sent in uploads.items()}
+    return {
+        client: Source(blueprint, cut(blueprint, most), uploads[client].weights, uploads[client].examples)
+        for client, blueprint in blueprints.items()
+    }
+
+
+def deposit_sources(sources: Mapping[str, Source], device: torch.device) -> BlockBank:
+    """Return the bank of all blocks, on `device`. Raises ParcelError for weights that are not the blueprint's."""
+    chains = {owner: rebuild_blocks(source.plans, source.weights) for owner, source in sources.items()}
+    for blocks in chains.values():
+        for block in blocks:
+            block.module.to(device)
+    first = next(iter(sources.values())).blueprint
+    return BlockBank(chains, tuple(input_of(first, 1).shape[1:]))
+
+
+def average_structures(sources: Mapping[str, Source]) -> dict[str, Source]:
+    """Return one network a structure: the mean of its clients' weights by their examples (large-N variant).
+
+    It bears the name of its first client, with how many others it stands for: `client00+3`.
+    """
+    cohorts: dict[Blueprint, dict[str, Source]] = {}
+    for client, source in sources.items():
+        cohorts.setdefault(source.blueprint, {})[client] = source
+    averaged: dict[str, Source] = {}
+    for members in cohorts.values():
         if len(members) == 1:
             averaged |= members
         else:
             counts = [member.examples for member in members.values()]
             weights = weighted_mean([member.weights for member in members.values()], counts)
-            averaged[network.factory] = Upload(network, weights, sum(counts))
+            averaged[f"{min(members)}+{len(members) - 1}"] = replace(
+                members[min(members)], weights=weights, examples=sum(counts)
+            )
     return averaged

@@ -1,14 +1,16 @@
 """Taking networks apart and putting new ones together. Pure: knows nothing of clients, rounds or federated learning."""
 
+from pfedhr.reassembly.assembly import Joint, assemble, layout
 from pfedhr.reassembly.bank import BlockBank, BlockRef, deposit
 from pfedhr.reassembly.blocks import Block, coarsen, decompose, run_chain
 from pfedhr.reassembly.blueprint import Blueprint, Description, describe
 from pfedhr.reassembly.grouping import Groups, group
 from pfedhr.reassembly.matching import Matching, agreement, match, match_logits
-from pfedhr.reassembly.rebuilding import rebuild
+from pfedhr.reassembly.plans import BlockPlan, cut, rebuild_blocks
+from pfedhr.reassembly.rebuilding import input_of, rebuild
 from pfedhr.reassembly.recipes import RULES, Recipe, Rules, Search, propose
 from pfedhr.reassembly.similarity import Profile, Similarity, block_similarity, cka, hsic, profile
-from pfedhr.reassembly.stitching import StitchError, StitchKind, assemble, stitch
+from pfedhr.reassembly.stitching import StitchError, StitchKind, stitch
 from pfedhr.reassembly.symbolic import DecompositionError
 from pfedhr.reassembly.vocabulary import DescriptionError, register
 
@@ -16,12 +18,14 @@ __all__ = [
     "RULES",
     "Block",
     "BlockBank",
+    "BlockPlan",
     "BlockRef",
     "Blueprint",
     "DecompositionError",
     "Description",
     "DescriptionError",
     "Groups",
+    "Joint",
     "Matching",
     "Profile",
     "Recipe",
@@ -35,16 +39,20 @@ __all__ = [
     "block_similarity",
     "cka",
     "coarsen",
+    "cut",
     "decompose",
     "deposit",
     "describe",
     "group",
     "hsic",
+    "input_of",
+    "layout",
     "match",
     "match_logits",
     "profile",
     "propose",
     "rebuild",
+    "rebuild_blocks",
     "register",
     "run_chain",
     "stitch",

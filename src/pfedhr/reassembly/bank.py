@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from pfedhr.reassembly.blocks import Block, decompose
+from pfedhr.reassembly.blocks import Block, Shape, decompose
 from pfedhr.reassembly.symbolic import DecompositionError
 
 
@@ -22,15 +23,25 @@ class BlockRef(NamedTuple):
 
 
 class BlockBank(Mapping[BlockRef, Block]):
-    """Every block of a cohort, immutable, iterated by (index, owner) so that no order of arrival shows in a result."""
+    """Every block of a cohort, immutable, iterated by (index, owner) so that no order of arrival shows in a result.
 
-    def __init__(self, chains: Mapping[str, Sequence[Block]]) -> None:
+    `classes`: how many logits all networks give; `input_shape`, without batch, and `integers`: what all of them take.
+    """
+
+    def __init__(self, chains: Mapping[str, Sequence[Block]], input_shape: Shape) -> None:
         if not chains:
             raise ValueError("a block bank needs at least one network")
         outputs = {blocks[-1].out_shape for blocks in chains.values()}
         if len(outputs) != 1 or len(shape := next(iter(outputs))) != 1:
             raise ValueError(f"the networks end in {sorted(outputs)}: all must give the same number of logits")
+        self.input_shape = tuple(input_shape)
+        for owner, blocks in chains.items():
+            if blocks[0].in_shape not in (self.input_shape, (math.prod(self.input_shape),)):
+                raise ValueError(f"the network of {owner} takes {blocks[0].in_shape}, the others {self.input_shape}")
+        if len(kinds := {blocks[0].integers for blocks in chains.values()}) != 1:
+            raise ValueError("some networks take whole numbers and others do not: all must take the same inputs")
         self.classes = shape[0]
+        (self.integers,) = kinds
         self._lengths = {owner: len(chains[owner]) for owner in sorted(chains)}
         self._blocks = {
             BlockRef(owner, index): chains[owner][index - 1]
@@ -55,12 +66,18 @@ class BlockBank(Mapping[BlockRef, Block]):
 
     @property
     def operations(self) -> frozenset[str]:
-        """The kinds of operation that occur: O in the paper."""
-        return frozenset(block.op for block in self.values())
+        """The kinds of operation that every network has: O in the paper, whose networks all have the same kinds."""
+        chains = ({self[ref].op for ref in self.chain(owner)} for owner in self.owners)
+        return frozenset.intersection(*map(frozenset, chains))
 
     def chain(self, owner: str) -> tuple[BlockRef, ...]:
         """Return the blocks of one network in order."""
         return tuple(BlockRef(owner, index) for index in range(1, self._lengths[owner] + 1))
+
+    def gives_integers(self, ref: BlockRef) -> bool:
+        """Return whether `ref` gives whole numbers, as its own successor takes them."""
+        following = BlockRef(ref.owner, ref.index + 1)
+        return following in self and self[following].integers
 
     def is_last(self, ref: BlockRef) -> bool:
         """Return whether `ref` gives its network's logits."""
@@ -79,4 +96,4 @@ def deposit(models: Mapping[str, nn.Module], example: Tensor) -> BlockBank:
             chains[owner] = decompose(model, example)
         except DecompositionError as error:
             raise DecompositionError(f"the network of {owner}: {error}") from error
-    return BlockBank(chains)
+    return BlockBank(chains, tuple(example.shape[1:]))

@@ -13,6 +13,7 @@ from pfedhr.reassembly.cutting import Segment, extract, has_matrix, is_flatten, 
 from pfedhr.reassembly.operations import operation, strongest
 from pfedhr.reassembly.symbolic import DecompositionError, shaped
 from pfedhr.reassembly.tracing import REMEDIES, Trace, trace
+from pfedhr.reassembly.vocabulary import registered_in
 from pfedhr.seeding import generator
 
 Shape = tuple[int, ...]
@@ -47,9 +48,10 @@ def decompose(
 
     `example`: (n >= 1, ...), a batch of inputs, floats or integers. A normalisation, activation or pooling belongs to the block
     before it, a change of rank such as a mean over the map to the block after it; a flatten between two blocks belongs to
-    neither and is what `run_chain` adds. `blocks` names modules that shall each be a block of their own, with what lies between
-    them; nothing inside them is looked at. `whole` gives the network as one block. The model is left as it was. Checked every
-    time at two batch sizes: the blocks run in order give the model's output bit for bit; their names partition its state_dict.
+    neither and is what `run_chain` adds. Layers of registered classes stay whole. `blocks` names modules that shall each be a
+    block of their own, with what lies between them; nothing inside them is looked at. `whole` gives the network as one block.
+    The model is left as it was. Checked every time at two batch sizes: the blocks run in order give the model's output bit for
+    bit; their names partition its state_dict.
 
     Raises DecompositionError naming the place and the remedies.
     """
@@ -58,7 +60,7 @@ def decompose(
         with inference(model):
             return (_whole(model, batch),)
     named = [_named(model, name) for name in blocks or ()]
-    found = trace(model, batch, named)
+    found = trace(model, batch, [*named, *registered_in(model)])
     cuts = segments(type(model).__name__, found)
     runs = _merge_shared(_join(cuts, model, named), model)
     result = tuple(_block(model, found, run) for run in runs)

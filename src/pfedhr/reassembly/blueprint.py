@@ -26,7 +26,7 @@ from pfedhr.reassembly.vocabulary import (
     METHODS,
     STRINGS,
     DescriptionError,
-    registered,
+    registered_in,
     settings_of,
 )
 
@@ -54,12 +54,11 @@ class Description:
     def weights(self, module: nn.Module) -> Tensors:
         """Return copies of the tensors of `module`, a network of this structure and naming, under the blueprint's names."""
         found = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
-        kept = {name: found[own].detach().cpu().clone() for name, own in self.names.items()}
-        return kept | {name: value.clone() for name, value in self.constants.items()}
+        return {name: value.detach().cpu().clone() for name, value in self.renamed(found).items()}
 
-    def own_weights(self, weights: Tensors) -> Tensors:
-        """Return `weights`, named as in the blueprint, under the network's own names."""
-        return {own: weights[name] for name, own in self.names.items()}
+    def renamed(self, tensors: Tensors) -> Tensors:
+        """Return `tensors`, found under the network's own names, under the blueprint's, and the constants beside them."""
+        return {name: tensors[own] for name, own in self.names.items()} | self.constants
 
 
 def describe(module: nn.Module, example: Tensor) -> Description:
@@ -68,8 +67,7 @@ def describe(module: nn.Module, example: Tensor) -> Description:
     Raises DecompositionError if the module cannot be traced, DescriptionError naming a layer, operation or argument that no
     blueprint may hold.
     """
-    custom = tuple(cls for cls, _ in registered.values())
-    found = trace(module, example, [one for one in module.modules() if isinstance(one, custom)])
+    found = trace(module, example, registered_in(module))
     return _Writer(module, found.constants).write(found.graph)
 
 

@@ -42,19 +42,19 @@ def rebuild(blueprint: Blueprint, weights: Tensors) -> nn.Module:
     Raises ParcelError for a blueprint that is damaged, hostile or of layers not known here, and for weights that do not fit it
     or are not finite.
     """
-    skeleton, ties = _skeleton(blueprint.graph)
-    wanted = {name: value for name, value in skeleton.state_dict().items() if name not in ties}
+    bare, ties = skeleton(blueprint.graph)
+    wanted = {name: value for name, value in bare.state_dict().items() if name not in ties}
     if wanted.keys() != weights.keys():
         different = sorted(wanted.keys() ^ weights.keys())[:5]
         raise ParcelError(f"the weights are not those of the blueprint: {', '.join(different)} on one side only")
-    learnt = dict(skeleton.named_parameters())
+    learnt = dict(bare.named_parameters())
     for name, value in weights.items():
         if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
             raise ParcelError(f"{name} is {value.dtype} of shape {tuple(value.shape)}, where the blueprint says otherwise")
         trained = name in learnt
         if value.is_floating_point() and (not value.isfinite().all() if trained else value.isnan().any()):
             raise ParcelError(f"{name} holds values that are not finite")
-    module = copy.deepcopy(skeleton)
+    module = copy.deepcopy(bare)
     full = {name: weights[ties.get(name, name)].clone() for name in module.state_dict()}
     module.load_state_dict(full, assign=True)
     for name, first in ties.items():
@@ -63,9 +63,19 @@ def rebuild(blueprint: Blueprint, weights: Tensors) -> nn.Module:
     return module.train()
 
 
-@functools.lru_cache(maxsize=64)
-def _skeleton(text: str) -> tuple[fx.GraphModule, dict[str, str]]:
-    """Return the module of a blueprint without numbers, and its tied weights, each with the name of the one that it is."""
+def input_of(blueprint: Blueprint, count: int) -> Tensor:
+    """Return `count` inputs of zeros, of the shape and type that the blueprint says. Raises ParcelError."""
+    skeleton(blueprint.graph)  # once it has been read, its input is in order
+    dtype, shape = json.loads(blueprint.graph)["input"]
+    return torch.zeros(count, *shape, dtype=DTYPES[dtype])
+
+
+@functools.lru_cache(maxsize=256)
+def skeleton(text: str) -> tuple[fx.GraphModule, dict[str, str]]:
+    """Return the module of a blueprint without numbers, and its tied weights, each with the name of the one that it is.
+
+    Raises ParcelError.
+    """
     try:
         if len(text) > TEXT_LIMIT:
             raise ParcelError(f"the blueprint has {len(text)} characters, more than {TEXT_LIMIT}")
@@ -192,6 +202,8 @@ class _Reader:
                 return DTYPES[content]
             case "float", "inf" | "-inf" | "nan":
                 return float(content)
+            case "device", True:  # where the inputs are
+                return self._graph.call_function(getattr, (self._nodes[0], "device"))
             case "ellipsis", True:
                 return ...
             case _:
@@ -227,7 +239,7 @@ def _check_size(value: Any, name: str) -> None:
             raise ParcelError(f"{name} gives {value.numel()} numbers, more than {VALUES_LIMIT}")
     elif isinstance(value, int):
         _whole(value, signed=True)
-    elif value is not None and not isinstance(value, float | str):
+    elif value is not None and not isinstance(value, float | str | torch.device):
         raise ParcelError(f"{name} gives a {type(value).__name__}")
 
 

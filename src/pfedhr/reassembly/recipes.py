@@ -12,6 +12,7 @@ import torch
 from pfedhr.reassembly.bank import BlockBank, BlockRef
 from pfedhr.reassembly.grouping import Groups
 from pfedhr.reassembly.operations import RANKS
+from pfedhr.reassembly.stitching import joinable
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,20 @@ StepRule = Callable[[BlockRef, BlockRef, BlockBank], bool]
 WholeRule = Callable[[Coverage, Coverage], bool]
 
 
+def connects(last: BlockRef | None, following: BlockRef, bank: BlockBank) -> bool:
+    """Return whether `following` can read what `last` gives, or the networks' input for None, as it is or through a stitch.
+
+    No stitch joins whole numbers, such as tokens, to anything: they go where they went in their own network.
+    """
+    block = bank[following]
+    if following.index == 1 and last is None:
+        return True
+    if last is not None and (last.owner, last.index + 1) == following:
+        return True
+    source, integers = (bank[last].out_shape, bank.gives_integers(last)) if last else (bank.input_shape, bank.integers)
+    return not integers and not block.integers and joinable(source, block.in_shape)
+
+
 def increasing_index(last: BlockRef, following: BlockRef, bank: BlockBank) -> bool:
     """R1: a block follows blocks of smaller index only, whichever networks they come from."""
     return following.index > last.index
@@ -56,8 +71,8 @@ def operation_order(last: BlockRef, following: BlockRef, bank: BlockBank) -> boo
 
 
 def every_operation(found: Coverage, wanted: Coverage) -> bool:
-    """R3: every kind of operation of the cohort occurs."""
-    return found.operations == wanted.operations
+    """R3: every kind of operation that all networks of the cohort have occurs."""
+    return found.operations >= wanted.operations
 
 
 def every_group(found: Coverage, wanted: Coverage) -> bool:
@@ -132,11 +147,12 @@ class Search:
             yield ref, reached
 
     def _find_followers(self, last: BlockRef | None) -> list[tuple[BlockRef, str, int]]:
-        """Return the blocks that the step rules let follow `last`, or begin a chain, each with its operation and group."""
+        """Return the blocks that can and may follow `last`, or begin a chain, each with its operation and group."""
         return [
             (ref, block.op, self._group[ref])
             for ref, block in self._bank.items()
-            if last is None or all(rule(last, ref, self._bank) for rule in self._rules.steps)
+            if connects(last, ref, self._bank)
+            and (last is None or all(rule(last, ref, self._bank) for rule in self._rules.steps))
         ]
 
     def _count_onward(self, last: BlockRef | None, covered: Coverage) -> int:

@@ -1,18 +1,14 @@
-"""Making a recipe into a network: blocks copied from the bank, joined by small layers where shapes or neighbours differ."""
+"""Stitches: small trainable layers from what one block gives to what another takes."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections import OrderedDict
 from typing import Literal
 
 from torch import Tensor, nn
 
 from pfedhr.errors import PfedhrError
-from pfedhr.reassembly.bank import BlockBank
 from pfedhr.reassembly.blocks import Shape
-from pfedhr.reassembly.recipes import Recipe
 
 StitchKind = Literal["light", "full"]
 
@@ -146,28 +142,3 @@ def _tokens_to_map(source: Shape, target: Shape) -> nn.Sequential:
         return nn.Sequential(Grid((side, side)), *_map_to_map((width, side, side), target))
     pixels = _tokens_to_tokens(source, (target[1] * target[2], target[0]))
     return nn.Sequential(*pixels, Grid((target[1], target[2])))
-
-
-def assemble(recipe: Recipe, bank: BlockBank, image: Shape, kind: StitchKind = "light") -> nn.Sequential:
-    """Return the network of `recipe`: copies of its blocks, and a stitch wherever two are not neighbours of one network.
-
-    `image`: the shape of one input. A first block of its network reads the input itself. After a block that does not give
-    logits comes a linear layer to the classes. Children are named block1, stitch2_light, block2, ..., head. Stitches and head
-    take their initial weights from torch's global generator.
-    """
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for place, ref in enumerate(recipe.blocks, start=1):
-        block = bank[ref]
-        before = recipe.blocks[place - 2] if place > 1 else None
-        source = bank[before].out_shape if before else image
-        follows = (before.owner, before.index + 1) == ref if before else ref.index == 1
-        if not follows:
-            used = affordable(source, block.in_shape, kind)
-            parts[f"stitch{place}_{used}"] = stitch(source, block.in_shape, used, image=before is None)
-        elif len(block.in_shape) == 1 and len(source) > 1:
-            parts[f"flatten{place}"] = nn.Flatten()
-        parts[f"block{place}"] = copy.deepcopy(block.module).requires_grad_(True)
-    last = recipe.blocks[-1]
-    if not bank.is_last(last):
-        parts["head"] = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(bank[last].out_shape), bank.classes))
-    return nn.Sequential(parts)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import jaxtyping
 import torch
 from torch import Tensor, fx, nn
 
@@ -40,11 +42,12 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        try:
-            found = _trace_modes(model, example, wholes, owners_whole=False)
-        except Exception:
-            # A module with weights of its own may compute what cannot be followed, yet run well as one operation.
-            found = _trace_modes(model, example, wholes, owners_whole=True)
+        with _unchecked_types():
+            try:
+                found = _trace_modes(model, example, wholes, owners_whole=False)
+            except Exception:
+                # A module with weights of its own may compute what cannot be followed, yet run well as one operation.
+                found = _trace_modes(model, example, wholes, owners_whole=True)
     except Exception as error:
         reason = str(error) if isinstance(error, DecompositionError) else f"{type(error).__name__}: {error}"
         raise DecompositionError(f"{type(model).__name__} cannot be traced: {reason}. {REMEDIES}") from error
@@ -55,6 +58,17 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
     return found
+
+
+@contextmanager
+def _unchecked_types() -> Generator[None]:
+    """Let a forward() be traced whose types are checked at run time: the values of a graph are no tensors."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def _trace_modes(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module], owners_whole: bool) -> Trace:

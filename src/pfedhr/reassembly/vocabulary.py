@@ -78,6 +78,12 @@ def register(cls: type[nn.Module], name: str | None = None) -> type[nn.Module]:
     return cls
 
 
+def registered_in(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of `model` whose classes are registered: they stay whole."""
+    classes = tuple(cls for cls, _ in registered.values())
+    return [module for module in model.modules() if isinstance(module, classes)]
+
+
 def layer_class(name: str) -> type[nn.Module] | None:
     """Return the class of layers that a blueprint calls `name`, if one is allowed."""
     return LAYERS.get(name) or registered.get(name, (None,))[0]

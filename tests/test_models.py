@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pfedhr.models import ModelSpec, build, check_last_batch, check_network
-from pfedhr.zoo import ZOO, ModelError
+from pfedhr.zoo import IMAGES, TEXT, VECTORS, ModelError
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,30 @@ def test_the_papers_networks_have_the_papers_sizes(name: str, parameters: int) -
     assert sum(value.numel() for value in model.parameters()) == parameters
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [*IMAGES, *VECTORS])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 28, 28), (3, 32, 32), (4, 64, 40)])
 @pytest.mark.parametrize("classes", [2, 7])
 def test_every_network_takes_any_image_and_any_number_of_classes(name: str, shape: tuple[int, ...], classes: int) -> None:
     check_network(ModelSpec(name, shape, classes), torch.zeros(2, *shape))
+
+
+@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("tokens", [1, 12])
+def test_networks_for_text_take_sentences_of_any_length(name: str, tokens: int) -> None:
+    check_network(ModelSpec(name, (tokens,), 3), torch.full((2, tokens), 255))
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_perceptrons_take_vectors(name: str) -> None:
+    check_network(ModelSpec(name, (64,), 10), torch.zeros(2, 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("vit", (64,)), ("mobilenet", (1, 9)), ("cnn1", (9,)), ("lstm", (3, 8, 8)), ("bag", ())]
+)
+def test_networks_say_what_they_are_made_for(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match=r"takes (images|the numbers of words) .*not inputs of shape"):
+        build(ModelSpec(name, shape, 3), 0)
 
 
 def test_initial_weights_have_a_name() -> None:

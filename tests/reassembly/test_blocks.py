@@ -9,7 +9,7 @@ from torch import nn
 from pfedhr import reassembly
 from pfedhr.models import ModelSpec, build
 from pfedhr.reassembly import DecompositionError, coarsen, decompose, run_chain
-from pfedhr.zoo import ZOO
+from pfedhr.zoo import IMAGES, TEXT, VECTORS
 
 SHAPE = (3, 32, 32)
 
@@ -42,12 +42,16 @@ def test_the_papers_networks_fall_into_their_layers(name: str) -> None:
     assert [block.op for block in blocks] == ["conv" if len(shape) == 3 else "fc" for shape in shapes]
 
 
-@pytest.mark.parametrize("name", ZOO)
+def inputs_for(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randint(256, (5, 12)) if name in TEXT else torch.randn(5, *shape)
+
+
+@pytest.mark.parametrize("name", [*IMAGES, *VECTORS, *TEXT])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (2, 9, 12)])
 def test_blocks_in_order_are_the_network(name: str, shape: tuple[int, ...]) -> None:
-    model = network(name, shape)
-    blocks = decompose(model, torch.zeros(1, *shape))
-    inputs = torch.randn(5, *shape)
+    inputs = inputs_for(name, shape)
+    model = network(name, tuple(inputs.shape[1:]))
+    blocks = decompose(model, inputs[:1])
     model.eval()
     assert torch.equal(run_chain(blocks, inputs), model(inputs))
     model.train()
@@ -269,3 +273,26 @@ def test_a_network_that_cannot_be_cut_can_be_taken_whole() -> None:
 
 def test_public_names_exist() -> None:
     assert all(hasattr(reassembly, name) for name in reassembly.__all__)
+
+
+class FirstOfBatch(nn.Module):
+    """Makes its class token as long as the batch by len(), as networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 6))
+        self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        assert len(tokens.shape) == 3
+        with_token = torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1)
+        return self.head(self.layer(with_token)[:, 0])
+
+
+def test_the_length_of_a_tensor_is_its_batch_size_and_len_is_left_as_it_was() -> None:
+    import builtins
+
+    before = builtins.len
+    blocks = decompose(FirstOfBatch(), torch.zeros(1, 4, 6))
+    assert [block.op for block in blocks] == ["tokenwise", "fc"]
+    assert builtins.len is before

@@ -20,7 +20,7 @@ from pfedhr.parcel import ParcelError
 from pfedhr.reassembly import Blueprint, DescriptionError, decompose, describe, rebuild, register
 from pfedhr.reassembly.rebuilding import VALUES_LIMIT
 from pfedhr.reassembly.vocabulary import FUNCTIONS, METHODS
-from pfedhr.zoo import ZOO
+from pfedhr.zoo import IMAGES, TEXT, VECTORS
 
 
 class LeNet(nn.Module):
@@ -77,8 +77,10 @@ class Attending(nn.Module):
 
 
 def networks() -> Iterator[Any]:
-    for name in ZOO:
+    for name in (*IMAGES, *VECTORS):
         yield pytest.param(build(ModelSpec(name, (3, 12, 12), 4), 0), torch.randn(2, 3, 12, 12), id=name)
+    for name in TEXT:
+        yield pytest.param(build(ModelSpec(name, (9,), 4), 0), torch.randint(256, (2, 9)), id=name)
     yield pytest.param(LeNet(), torch.randn(2, 1, 8, 8), id="functional")
     yield pytest.param(Tied(), torch.randint(9, (2, 6)), id="tied")
     for layer in (nn.LSTM(4, 5, batch_first=True), nn.GRU(4, 5, 2, batch_first=True), nn.RNN(4, 5, batch_first=True)):

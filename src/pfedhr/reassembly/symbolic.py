@@ -24,9 +24,6 @@ BATCHES = (2, 3)
 WHOLE_LAYERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 """Layers of torch.nn that stay whole although their children own weights."""
 
-_FACTORIES = ("arange", "empty", "full", "ones", "zeros")
-"""Functions that take sizes and no tensor, so that torch would not tell the tracer of a batch size among them."""
-
 
 class DecompositionError(PfedhrError):
     """A network that cannot be cut; the message names the place and the remedies."""
@@ -225,25 +222,3 @@ def _foreign(function: Callable[..., Any]) -> bool:
     """Return whether `function` is written in Python outside torch."""
     home = getattr(function, "__module__", None) or ""
     return hasattr(function, "__code__") and not home.startswith(("torch.", "torch_")) and home != "torch"
-
-
-@contextmanager
-def sizes_may_be_values(tracer: ShapeTracer) -> Generator[None]:
-    """Let torch's factory functions take sizes that are values of the graph: torch itself would refuse them."""
-
-    def following(function: Callable[..., Any]) -> Callable[..., Any]:
-        def factory(*args: Any, **kwargs: Any) -> Any:
-            found: list[_Value] = []
-            tree_map_only(_Value, found.append, (args, kwargs))
-            return tracer.create_proxy("call_function", function, args, kwargs) if found else function(*args, **kwargs)
-
-        return factory
-
-    originals = {name: getattr(torch, name) for name in _FACTORIES}
-    try:
-        for name, function in originals.items():
-            setattr(torch, name, following(function))
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(torch, name, function)

@@ -12,7 +12,8 @@ import jaxtyping
 import torch
 from torch import Tensor, fx, nn
 
-from pfedhr.reassembly.symbolic import BATCHES, DecompositionError, ShapeTracer, shaped, sizes_may_be_values
+from pfedhr.reassembly.batch_sizes import sizes_may_be_values
+from pfedhr.reassembly.symbolic import BATCHES, DecompositionError, ShapeTracer, shaped
 
 REMEDIES = (
     "Remedies: keep forward() free of branches on values, give every argument after the first a default, return one "

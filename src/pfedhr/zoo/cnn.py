@@ -1,6 +1,6 @@
-"""The networks that come with the package: the four CNNs of pFedHR, an MLP and a residual network.
+"""The four convolutional networks of pFedHR.
 
-The CNNs follow Wang et al., "Towards Personalized Federated Learning via Heterogeneous Model Reassembly"
+They follow Wang et al., "Towards Personalized Federated Learning via Heterogeneous Model Reassembly"
 (NeurIPS 2023, arXiv 2308.08643), as fixed by the parameter counts of the authors' networks at 3x32x32. Their CNN2 was the
 same network as CNN1; here it has the third convolution of the follow-up paper's appendix. Inputs of other sizes
 keep the same layers: a map smaller than a kernel is padded, and a map of one pixel is not pooled.
@@ -8,29 +8,18 @@ keep the same layers: a map smaller than a kernel is padded, and a map of one pi
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Callable
-from itertools import pairwise
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pfedhr.errors import PfedhrError
-
-Shape = tuple[int, ...]
-
-
-class ModelError(PfedhrError):
-    """A network that cannot be made or used as asked; the message names it, what is wrong and a remedy."""
+from pfedhr.zoo.shape import Shape, need_images
 
 
 class _Maps:
     """Builds named convolution blocks one after the other, and knows the shape of the map so far."""
 
     def __init__(self, shape: Shape) -> None:
-        if len(shape) != 3:
-            raise ModelError(f"a convolutional network takes images (channels, height, width), not inputs of shape {shape}")
+        need_images("a convolutional network", shape)
         self.channels, self.height, self.width = shape
         self.blocks: OrderedDict[str, nn.Module] = OrderedDict()
 
@@ -102,60 +91,3 @@ def cnn4(shape: Shape, classes: int) -> nn.Module:
     maps.add(256, 3, 1, "norm", nn.ReLU())
     maps.add(256, 3, 1, nn.ReLU(), "pool", nn.Dropout(0.1))
     return maps.finish((1024, 512), classes, ((nn.ReLU(),), (nn.ReLU(),)))
-
-
-def mlp(shape: Shape, classes: int) -> nn.Module:
-    """Return a multilayer perceptron on the flattened input: hidden layers of 256, 128 and 64."""
-    widths = (math.prod(shape), 256, 128, 64)
-    blocks: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for number, (entering, leaving) in enumerate(pairwise(widths), start=1):
-        blocks[f"fc{number}"] = nn.Sequential(nn.Linear(entering, leaving), nn.ReLU())
-    blocks["fc4"] = nn.Linear(widths[-1], classes)
-    return nn.Sequential(blocks)
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions with batch norm beside a shortcut, as in He et al. (CVPR 2016), figure 5 left."""
-
-    def __init__(self, entering: int, leaving: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(entering, leaving, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(leaving)
-        self.conv2 = nn.Conv2d(leaving, leaving, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(leaving)
-        same = stride == 1 and entering == leaving
-        self.shortcut = nn.Identity() if same else nn.Conv2d(entering, leaving, 1, stride)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (batch, entering, height, width) to (batch, leaving, height / stride, width / stride)."""
-        inner = torch.relu(self.norm1(self.conv1(images)))
-        return torch.relu(self.norm2(self.conv2(inner)) + self.shortcut(images))
-
-
-class ResidualNetwork(nn.Module):
-    """A small residual network: a stem of 16 channels, three residual blocks of 16, 32 and 64, the mean, a linear layer."""
-
-    def __init__(self, shape: Shape, classes: int) -> None:
-        super().__init__()
-        if len(shape) != 3:
-            raise ModelError(f"a residual network takes images (channels, height, width), not inputs of shape {shape}")
-        self.stem = nn.Sequential(nn.Conv2d(shape[0], 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-        self.residual1 = Residual(16, 16, 1)
-        self.residual2 = Residual(16, 32, 2)
-        self.residual3 = Residual(32, 64, 2)
-        self.head = nn.Linear(64, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (batch, channels, height, width) to logits (batch, classes)."""
-        maps = self.residual3(self.residual2(self.residual1(self.stem(images))))
-        return self.head(maps.mean((2, 3)))
-
-
-ZOO: dict[str, Callable[[Shape, int], nn.Module]] = {
-    "cnn1": cnn1,
-    "cnn2": cnn2,
-    "cnn3": cnn3,
-    "cnn4": cnn4,
-    "mlp": mlp,
-    "resnet": ResidualNetwork,
-}

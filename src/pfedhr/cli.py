@@ -22,8 +22,9 @@ Personalised federated learning among clients whose neural networks differ.
                           run an experiment; `pfedhr run demo --help` lists every field
   pfedhr run --resume DIR [--workers N]
                           go on with a run that was stopped, to the same end
-  pfedhr inspect MODEL [--shape 3,32,32] [--classes 10]
-                          print a network's blocks
+  pfedhr inspect MODEL [--shape 3,32,32] [--classes 10] [--tokens]
+                          print a network's blocks; --tokens: its inputs are the
+                          numbers of words, as in: inspect lstm --shape 12 --tokens
   pfedhr presets          list the presets
 
 MODEL is a name of the zoo or your own as package.module:factory."""
@@ -81,6 +82,7 @@ def run(arguments: list[str]) -> None:
 
 def inspect(arguments: list[str]) -> None:
     """Print a network's blocks: their types, shapes, parameters and names."""
+    import torch
     from rich.console import Console
 
     from pfedhr.models import ModelSpec
@@ -88,13 +90,14 @@ def inspect(arguments: list[str]) -> None:
 
     shape, arguments = _take(arguments, "--shape")
     classes, arguments = _take(arguments, "--classes")
+    tokens, arguments = "--tokens" in arguments, [word for word in arguments if word != "--tokens"]
     if len(arguments) != 1:
         raise UsageError("pfedhr inspect takes one MODEL, as in: pfedhr inspect cnn1 --shape 3,32,32 --classes 10")
     try:
         spec = ModelSpec(arguments[0], tuple(map(int, (shape or "3,32,32").split(","))), int(classes or 10))
     except ValueError as error:
         raise UsageError(f"--shape takes numbers with commas, --classes one number: {error}") from error
-    Console().print(block_table(spec))
+    Console().print(block_table(spec, torch.int64 if tokens else torch.float32))
 
 
 def list_presets(arguments: list[str]) -> None:

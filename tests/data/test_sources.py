@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from pfedhr.data import NAMES, DataError, Dataset, Examples, load
+from pfedhr.data.generated import LENGTH, TOPICS, vocabulary
+from pfedhr.zoo.text import VOCABULARY
 
 
 def test_unknown_name_lists_the_known_and_the_nearest() -> None:
@@ -62,3 +64,38 @@ def test_dataset_checks_its_labels() -> None:
         Dataset("mine", Examples(torch.zeros(2, 1), torch.tensor([2, -1])), 3, mirror=False)
     with pytest.raises(DataError, match="data set 'mine' holds no examples"):
         Dataset("mine", Examples(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)), 3, mirror=False)
+
+
+def test_sentences_are_told_apart_by_the_order_of_words_only() -> None:
+    dataset = load("sentences")
+    inputs, labels = dataset.examples.inputs, dataset.examples.labels
+    assert (inputs.dtype, inputs.shape, dataset.classes) == (torch.int64, (6000, LENGTH), len(TOPICS))
+    assert inputs[:, -1].min() > 0  # sentences end in a word
+    assert inputs.max() < VOCABULARY
+    words = {number: word for word, number in vocabulary().items()}
+    topic = {activity: at for at, activities in enumerate(TOPICS.values()) for activity in activities.split()}
+    assert len(topic) == 64  # no activity is of two topics
+    seen: dict[tuple[str, ...], set[int]] = {}
+    for row, label in zip(inputs.tolist(), labels.tolist(), strict=True):
+        sentence = [words[number] for number in row if number]
+        named = [topic[word] for word in sentence if word in topic]
+        assert len(set(named)) == 2
+        assert label in named
+        seen.setdefault(tuple(sorted(sentence)), set()).add(label)
+    assert any(len(found) == 2 for found in seen.values())  # the same words, another class
+    assert torch.equal(load("sentences").examples.inputs, inputs)
+
+
+def test_digits_are_scaled_measurements() -> None:
+    dataset = load("digits")
+    inputs, labels = dataset.examples.inputs, dataset.examples.labels
+    assert (inputs.dtype, inputs.shape, dataset.classes, dataset.mirror) == (torch.float32, (1797, 64), 10, False)
+    assert (inputs.min(), inputs.max()) == (-1, 1)
+    assert labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # as UCI publishes them
+
+
+def test_without_scikit_learn_digits_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(DataError, match=r"pip install 'pfedhr\[tabular\]'"):
+        load("digits")

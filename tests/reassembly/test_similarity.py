@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pfedhr.models import ModelSpec, build
 from pfedhr.reassembly import block_similarity, cka, deposit, hsic, profile, run_chain
+from pfedhr.reassembly.similarity import gram
 from pfedhr.seeding import generator
 
 
@@ -110,3 +111,10 @@ def test_profiling_leaves_train_mode_and_running_statistics_alone() -> None:
     profile(deposit({"a": model}, torch.zeros(1, 1, 8, 8)), torch.randn(8, 1, 8, 8))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_word_numbers_are_compared_as_one_hot_vectors() -> None:
+    words = torch.randint(5, (7, 4), generator=torch.Generator().manual_seed(0))
+    one_hot = torch.nn.functional.one_hot(words, 5).float()
+    assert torch.allclose(gram(words), gram(one_hot), atol=1e-5)
+    assert torch.allclose(gram(words), gram((words * 3 + 1) % 5), atol=1e-5)  # other numbers for the same words

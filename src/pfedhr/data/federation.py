@@ -23,7 +23,8 @@ class DataOptions:
     """The clients' data: which set, how much, how it is shared out. DataError names a field out of range."""
 
     name: str = "fashion-mini"
-    """fashion-mini (embedded), mnist, fashion-mnist, cifar-10, svhn, or your own package.module:function."""
+    """fashion-mini (embedded), mnist, fashion-mnist, cifar-10, svhn, digits (64 measurements), sentences (generated), or your
+    own package.module:function."""
     dir: str = ""
     """Folder that holds the files of the set, or a folder of its name that does."""
     hub: bool = False

@@ -1,4 +1,4 @@
-"""Where examples come from: the embedded set, published files, the hub, or a function of the user's own."""
+"""Where examples come from: the embedded set, published files, the hub, a generator, or a function of the user's own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
+from typing import NamedTuple
 
 from pfedhr.data.examples import DataError, Examples, check_labels
 from pfedhr.data.files import Layout, read
 from pfedhr.data.formats import CLASSES, cifar_part, damaged, idx_part, pool, svhn_part
+from pfedhr.data.generated import TOPICS, sentences
 from pfedhr.data.hub import load_from_hub, on_hub
+from pfedhr.data.tabular import digits
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -74,14 +77,14 @@ def load(name: str, directory: str = "", hub: bool = False) -> Dataset:
     """
     if ":" in name:
         return _own(name, directory)
-    if name not in _READERS:
+    if name not in _SOURCES:
         hint = "".join(f"did you mean {near!r}? " for near in difflib.get_close_matches(name, NAMES, 1))
         raise DataError(
             f"{name!r} is not a known data set: {hint}give one of {', '.join(NAMES)}, or 'package.module:function' for your own"
         )
-    reader, mirror = _READERS[name]
-    examples = load_from_hub(name) if hub and on_hub(name) else reader(directory)
-    return Dataset(name, examples, CLASSES, mirror)
+    source = _SOURCES[name]
+    examples = load_from_hub(name) if hub and on_hub(name) else source.read(directory)
+    return Dataset(name, examples, source.classes, source.mirror)
 
 
 def _embedded(directory: str) -> Examples:
@@ -113,14 +116,22 @@ def _svhn(directory: str) -> Examples:
     return pool([svhn_part(path) for path in _SVHN.find(directory)])
 
 
-_READERS: dict[str, tuple[Callable[[str], Examples], bool]] = {
-    "fashion-mini": (_embedded, True),
-    "mnist": (_idx(_MNIST), False),
-    "fashion-mnist": (_idx(FASHION), True),
-    "cifar-10": (_cifar, True),
-    "svhn": (_svhn, False),
+class _Source(NamedTuple):
+    read: Callable[[str], Examples]
+    mirror: bool
+    classes: int = CLASSES
+
+
+_SOURCES = {
+    "fashion-mini": _Source(_embedded, mirror=True),
+    "mnist": _Source(_idx(_MNIST), mirror=False),
+    "fashion-mnist": _Source(_idx(FASHION), mirror=True),
+    "cifar-10": _Source(_cifar, mirror=True),
+    "svhn": _Source(_svhn, mirror=False),
+    "digits": _Source(lambda directory: digits(), mirror=False),
+    "sentences": _Source(lambda directory: sentences(), mirror=False, classes=len(TOPICS)),
 }
-NAMES = tuple(_READERS)
+NAMES = tuple(_SOURCES)
 
 
 def _own(name: str, directory: str) -> Dataset:

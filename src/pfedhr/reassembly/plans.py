@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,7 +50,11 @@ def cut(blueprint: Blueprint, most: int = 0) -> tuple[BlockPlan, ...]:
     plans: list[BlockPlan] = []
     for block in coarsen(blocks, most) if most else blocks:
         values = flatten_for(block, values)
-        plans.append(BlockPlan(describe(block.module, values), block.op, block.in_shape, block.out_shape, block.integers))
+        # Joined blocks call their tensors otherwise than the network does, in the same order.
+        own = dict(zip(block.module.state_dict(), block.names, strict=True))
+        described = describe(block.module, values)
+        description = replace(described, names={name: own[theirs] for name, theirs in described.names.items()})
+        plans.append(BlockPlan(description, block.op, block.in_shape, block.out_shape, block.integers))
         with inference(block.module):
             values = block.module(values)
     return tuple(plans)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pfedhr.inference import inference
@@ -17,11 +17,24 @@ from pfedhr.reassembly.bank import BlockBank, BlockRef
 from pfedhr.reassembly.blocks import flatten_for
 
 
-def gram(activations: Float[Tensor, "samples *features"]) -> Float[Tensor, "samples samples"]:
-    """Return the linear kernel of the activations, features centred over the samples."""
+def gram(activations: Shaped[Tensor, "samples *features"]) -> Float[Tensor, "samples samples"]:
+    """Return the linear kernel of the activations, features centred over the samples.
+
+    Whole numbers name words, so that their sizes mean nothing: each counts as the one-hot vector of its word and place.
+    """
     features = activations.flatten(1)
+    if not features.is_floating_point():
+        kernel = torch.zeros(len(features), len(features), device=features.device)
+        for place in features.T:
+            kernel += place[:, None] == place
+        return _centred(kernel)
     features = features - features.mean(0)
     return features @ features.T
+
+
+def _centred(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, "samples samples"]:
+    rows = kernel - kernel.mean(0)
+    return rows - rows.mean(1, keepdim=True)
 
 
 def hsic(x: Float[Tensor, "samples *p"], y: Float[Tensor, "samples *q"], *, unbiased: bool = False) -> Float[Tensor, ""]:

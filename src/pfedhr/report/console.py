@@ -91,10 +91,10 @@ def better_off(outcomes: Sequence[ClientOutcome]) -> str:
     return f"{better} of {len(gains)} clients better off than alone, {len(gains) - better - worse} the same, {worse} worse off"
 
 
-def block_table(spec: ModelSpec) -> Table:
-    """Return the table of a network's blocks. Raises ModelError or DecompositionError."""
+def block_table(spec: ModelSpec, dtype: torch.dtype) -> Table:
+    """Return the table of a network's blocks on inputs of type `dtype`. Raises ModelError or DecompositionError."""
     model = build(spec, 0)
-    blocks = decompose(model, torch.zeros(1, *spec.shape))
+    blocks = decompose(model, torch.zeros(1, *spec.shape, dtype=dtype))
     total = sum(block.parameters for block in blocks)
     title = f"{spec.factory} on inputs of shape {spec.shape}: {len(blocks)} blocks, {total:,} parameters"
     table = Table(title=title, **LAYOUT)

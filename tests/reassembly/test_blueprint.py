@@ -4,6 +4,8 @@ import copy
 import json
 import random
 import re
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,8 +232,9 @@ FUNCTION_NAMES = sorted([*FUNCTIONS, *METHODS])
 
 
 def attack(count: int, seed: int) -> None:
-    """Rebuild mutated blueprints: each gives a module that can be made, or ParcelError, and takes less than a second."""
+    """Rebuild mutated blueprints: each gives a module that can be made, or ParcelError, within a second and a GiB."""
     tree, weights = small()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     draw = random.Random(seed)
     refused = 0
     for _ in range(count):
@@ -242,6 +245,8 @@ def attack(count: int, seed: int) -> None:
         except ParcelError:
             refused += 1
         assert time.process_time() - start < 1, text
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 2**30
     assert refused > count / 2
 
 

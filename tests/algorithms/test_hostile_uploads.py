@@ -1,0 +1,123 @@
+"""Uploads whose bytes were tampered with, through all that a server does with them before it tunes."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+from typing import Any
+
+import pytest
+import torch
+from toy import make_cohort
+
+from pfedhr.algorithms.private import initial_weights
+from pfedhr.algorithms.uploads import Upload, deposit_sources, learn_structures, sources_of, upload
+from pfedhr.parcel import ParcelError, pack, unpack
+from pfedhr.reassembly import DecompositionError
+
+VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    2**40,
+    2**63,
+    10**400,
+    float("nan"),
+    "F64",
+    "I8",
+    "BOOL",
+    "../x",
+    "",
+    [],
+    {},
+    [[0, 1]],
+    [-1, 4],
+)
+
+
+def receive(data: bytes) -> None:
+    """Take one upload as the server does, up to its blocks."""
+    uploads = {"client00": unpack(Upload, data)}
+    known = learn_structures({}, uploads)
+    deposit_sources(sources_of(uploads, known, 0), torch.device("cpu"))
+
+
+def packed(network: str) -> bytes:
+    view = make_cohort(network, clients=1).client_view("client00", 1)
+    return pack(upload(view.network, initial_weights(view), view.train.ready(view.device).inputs, ()))
+
+
+def change(draw: random.Random, tree: Any) -> Any:
+    """Return a JSON tree with one place of it changed, removed or made double."""
+    if not isinstance(tree, dict | list) or not tree or draw.random() < 0.15:
+        return draw.choice(VALUES)
+    if isinstance(tree, list):
+        at = draw.randrange(len(tree))
+        return draw.choice(
+            [[*tree[:at], change(draw, tree[at]), *tree[at + 1 :]], tree[:at] + tree[at + 1 :], [*tree, tree[at]]]
+        )
+    key = draw.choice(sorted(tree))
+    rest = {name: value for name, value in tree.items() if name != key}
+    return draw.choice([rest | {key: change(draw, tree[key])}, rest, rest | {f"{key}x": tree[key]}])
+
+
+def tampered(draw: random.Random, original: bytes) -> bytes:
+    """Return the bytes with a place of their header, their structure or the blueprint changed, cut, or flipped anywhere."""
+    size = int.from_bytes(original[:8], "little")
+    header, body = json.loads(original[8 : 8 + size]), original[8 + size :]
+    kind = draw.randrange(6)
+    if kind == 0:
+        return original[: draw.randrange(len(original))]
+    if kind == 1:
+        at = draw.randrange(len(original) if draw.random() < 0.5 else 8 + size)
+        return original[:at] + bytes([draw.randrange(256)]) + original[at + 1 :]
+    if kind == 2:
+        header = change(draw, header)
+    else:
+        tree = json.loads(header["__metadata__"]["parcel"])
+        if kind == 3:
+            tree = change(draw, tree)
+        elif kind == 4:
+            tree["blueprint"]["graph"] = json.dumps(change(draw, json.loads(tree["blueprint"]["graph"])))
+        else:
+            at = draw.randrange(0, len(body) - 4, 4)
+            body = body[:at] + bytes.fromhex(draw.choice(["0000c07f", "0000807f", "000080ff", "ffff7f7f"])) + body[at + 4 :]
+        header["__metadata__"]["parcel"] = json.dumps(tree)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def attack(count: int, seed: int) -> None:
+    """Receive tampered uploads: each gives blocks or is refused in words, within a second and a GiB."""
+    draw = random.Random(seed)
+    originals = [packed(network) for network in ("cnn1", "vit")]
+    for original in originals:
+        receive(original)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused = 0
+    for _ in range(count):
+        data = tampered(draw, draw.choice(originals))
+        start = time.process_time()
+        try:
+            receive(data)
+        except (ParcelError, DecompositionError):
+            refused += 1
+        assert time.process_time() - start < 1, data[:4000]
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 2**30
+    assert refused > count / 2
+
+
+def test_tampered_uploads_are_refused() -> None:
+    attack(1_000, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_a_hundred_thousand_tampered_uploads_are_refused() -> None:
+    attack(100_000, 1)

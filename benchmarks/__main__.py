@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import demo, fit, help, overhead, similarity, teacher, workers
+from benchmarks import blueprint, demo, fit, help, overhead, similarity, teacher, workers
 from benchmarks.timing import Measurement
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Measurement]]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Measurement]]] = {
     "similarity": similarity.measure,
     "fit": fit.measure,
     "teacher": teacher.measure,
+    "blueprint": blueprint.measure,
     "overhead": overhead.measure,
     "workers": workers.measure,
     "demo": demo.measure,

@@ -63,7 +63,15 @@ def test_every_field_of_an_experiment_is_in_its_help(capsys: pytest.CaptureFixtu
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["presets"])
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} >= {"demo", "two-classes"}
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} >= {
+        *("demo", "two-classes", "image-families", "text-families", "tabular-families")
+    }
+
+
+def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", "lstm", "--shape", "12", "--tokens"])
+    printed = capsys.readouterr().out
+    assert all(kind in printed for kind in ("embedding", "recurrent", "fc"))
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def list_presets(arguments: list[str]) -> None:
     if arguments:
         raise UsageError(f"pfedhr presets takes no arguments, not {' '.join(arguments)}")
     for name, text in presets().items():
-        print(f"{name:<16}{text.splitlines()[0].lstrip('# ')}")
+        print(f"{name:<18}{text.splitlines()[0].lstrip('# ')}")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run, "inspect": inspect, "presets": list_presets}

@@ -68,8 +68,7 @@ def register(cls: type[nn.Module], name: str | None = None) -> type[nn.Module]:
 
     Every node that rebuilds such a blueprint must have registered a class of that name, for only names travel. An object must
     keep each argument of the constructor as an attribute of the same name, a plain value, and run where tensors have shapes and
-    no numbers (torch's meta device). Raises DescriptionError for a name
-    that torch's layers or another class have.
+    no numbers (torch's meta device). Raises DescriptionError for a name that torch's layers or another class have.
     """
     name = name or cls.__name__
     if name in LAYERS or registered.get(name, (cls, ()))[0] is not cls:

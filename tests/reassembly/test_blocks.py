@@ -296,3 +296,16 @@ def test_the_length_of_a_tensor_is_its_batch_size_and_len_is_left_as_it_was() ->
     blocks = decompose(FirstOfBatch(), torch.zeros(1, 4, 6))
     assert [block.op for block in blocks] == ["tokenwise", "fc"]
     assert builtins.len is before
+
+
+class MadeInForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.ReLU()(self.first(features)))
+
+
+def test_a_layer_made_in_forward_is_followed() -> None:
+    assert [len(block.names) for block in decompose(MadeInForward(), torch.zeros(1, 6))] == [2, 2]

@@ -137,7 +137,10 @@ class ShapeTracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "inputs", (), {})]
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return forward(*args, **kwargs) if self._evaluating else super().call_module(m, forward, args, kwargs)
+        made_in_forward = all(m is not known for known in self.root.modules())
+        if self._evaluating or made_in_forward:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self._evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)

@@ -56,7 +56,10 @@ LAYERS[StochasticDepth.__name__] = StochasticDepth
 
 
 _RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-_SIMILAR = {"torchvision.ops.stochastic_depth.StochasticDepth": "p", "timm.layers.drop.DropPath": "drop_prob"}
+_SIMILAR = (
+    (re.compile(r"torchvision\.ops\.stochastic_depth\.StochasticDepth"), "p"),
+    (re.compile(r"(timm\.layers\.drop\.|transformers\.models\..*\.[A-Z]\w*)DropPath"), "drop_prob"),
+)
 """Classes of other libraries that are StochasticDepth under another name, with the name of their share."""
 
 registered: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {}
@@ -91,7 +94,8 @@ def layer_class(name: str) -> type[nn.Module] | None:
 def settings_of(layer: nn.Module) -> tuple[str, dict[str, Any]]:
     """Return the name of the layer's class in blueprints, and its constructor's arguments. Raises DescriptionError."""
     cls = type(layer)
-    share = _SIMILAR.get(f"{cls.__module__}.{cls.__qualname__}")
+    place = f"{cls.__module__}.{cls.__qualname__}"
+    share = next((share for known, share in _SIMILAR if known.fullmatch(place)), None)
     if share and getattr(layer, "mode", "row") == "row" and getattr(layer, "scale_by_keep", True):
         return "StochasticDepth", {"p": float(getattr(layer, share) or 0.0)}
     for name, (known, settings) in registered.items():

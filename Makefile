@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # One thread a process: small networks train no faster on more, and processes side by side would fight over the cores.
 export OMP_NUM_THREADS = 1
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench catalogue clean
 
 demo: $(VENV)/ready
 	$(BIN)/pfedhr run demo
@@ -24,11 +24,16 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks
 
-# torch first and by itself: any other order lets pip choose a build with gigabytes of CUDA libraries.
+catalogue: $(VENV)/ready
+	PYTHONPATH=. $(BIN)/python tests/catalogue/survey.py docs/catalogue.md
+
+# torch first and by itself: any other order lets pip choose a build with gigabytes of CUDA libraries. The packages whose networks
+# the tests cut come without what they ask for, which is torch again.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $$(grep -E '^(timm|torchvision|transformers)==' constraints.txt)
 	touch $@
 
 clean:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks import torchvision_networks
 from benchmarks.timing import Measurement, Target, interleaved, ratios, seconds
 from pfedhr.models import ModelSpec, build
 from pfedhr.reassembly import decompose, describe, rebuild
@@ -35,7 +33,7 @@ def measure() -> Iterator[Measurement]:
         yield Measurement(
             f"rebuilt {name}", ratios(theirs, ours), "times", Target(0.97, at_least=True), "of the original's speed"
         )
-    models = _torchvision()
+    models = torchvision_networks.load()
     resnet, example = models.resnet50(), torch.zeros(1, 3, 224, 224)
 
     def travel() -> None:
@@ -67,14 +65,3 @@ def _steps(model: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], Non
             optimiser.step()
 
     return train
-
-
-def _torchvision() -> ModuleType:
-    """Return torchvision's networks, without its compiled operators: they don't load beside a CPU build of torch."""
-    library: Any = torch.library
-    before = library.register_fake
-    library.register_fake = lambda *args, **kwargs: lambda function: function
-    try:
-        return importlib.import_module("torchvision.models")
-    finally:
-        library.register_fake = before

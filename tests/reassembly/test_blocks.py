@@ -309,3 +309,21 @@ class MadeInForward(nn.Module):
 
 def test_a_layer_made_in_forward_is_followed() -> None:
     assert [len(block.names) for block in decompose(MadeInForward(), torch.zeros(1, 6))] == [2, 2]
+
+
+class TwoNames(nn.Module):
+    """Registers a layer twice, and uses it under one name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.again = self.first
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.again(features)))
+
+
+def test_a_layer_of_two_names_is_in_one_block() -> None:
+    blocks = decompose(TwoNames(), torch.zeros(1, 6))
+    assert [block.names for block in blocks] == [("first.weight", "first.bias"), ("head.weight", "head.bias")]

@@ -51,7 +51,7 @@ def decompose(
     neither and is what `run_chain` adds. Layers of registered classes stay whole. `blocks` names modules that shall each be a
     block of their own, with what lies between them; nothing inside them is looked at. `whole` gives the network as one block.
     The model is left as it was. Checked every time at two batch sizes: the blocks run in order give the model's output bit for
-    bit; their names partition its state_dict.
+    bit; their names partition its state_dict, a tensor of several names under one of them.
 
     Raises DecompositionError naming the place and the remedies.
     """
@@ -213,8 +213,14 @@ def _verify(model: nn.Module, blocks: Sequence[Block], example: Tensor) -> None:
                 f"something in forward() depends on the batch or on chance. {REMEDIES}"
             )
     names = [name for block in blocks for name in block.names]
-    missing = sorted(set(model.state_dict()) - set(names))
+    state = model.state_dict(keep_vars=True)
+    used = {id(state[name]) for name in names}  # a module may be registered under several names
+    missing = [name for name, value in state.items() if id(value) not in used]
     twice = sorted({name for name in names if names.count(name) > 1})
     if missing or twice:
-        what = f"never uses {', '.join(missing)}" if missing else f"uses {', '.join(twice)} in two blocks"
+        what = f"never uses {_some(missing)}" if missing else f"uses {_some(twice)} in two blocks"
         raise DecompositionError(f"{type(model).__name__} {what}: each entry of a state_dict must be in one block. {REMEDIES}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

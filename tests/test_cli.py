@@ -103,6 +103,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["inspect"], ["one MODEL"]),
         (["inspect", "cnn1", "--shape", "3x32"], ["--shape"]),
         (["inspect", "cnn7"], ["'cnn7'"]),
+        (["inspect", "lstm", "--shape", "12"], ["'lstm'", "type torch.float32", "inputs that it takes"]),
         (["presets", "all"], ["no arguments"]),
     ],
 )

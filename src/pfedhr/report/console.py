@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from pfedhr.federate import RoundResult
-from pfedhr.models import ModelSpec, build
+from pfedhr.models import ModelSpec, build, check_network
 from pfedhr.reassembly import decompose
 from pfedhr.run import ClientOutcome
 
@@ -93,8 +93,9 @@ def better_off(outcomes: Sequence[ClientOutcome]) -> str:
 
 def block_table(spec: ModelSpec, dtype: torch.dtype) -> Table:
     """Return the table of a network's blocks on inputs of type `dtype`. Raises ModelError or DecompositionError."""
-    model = build(spec, 0)
-    blocks = decompose(model, torch.zeros(1, *spec.shape, dtype=dtype))
+    example = torch.zeros(2, *spec.shape, dtype=dtype)
+    check_network(spec, example)
+    blocks = decompose(build(spec, 0), example)
     total = sum(block.parameters for block in blocks)
     title = f"{spec.factory} on inputs of shape {spec.shape}: {len(blocks)} blocks, {total:,} parameters"
     table = Table(title=title, **LAYOUT)

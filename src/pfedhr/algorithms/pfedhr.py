@@ -202,12 +202,13 @@ class PFedHR(Algorithm):
             chains = {client: Recipe(own.chain(client)) for client in uploads if drafts}
             clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
         with watch("tune_seconds"):
-            jobs = [self._tuning_job(draft) for draft in (drafts | clones).values()]
+            training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
+            jobs = [TuningJob(one, training, self.contrastive_temperature) for one in (drafts | clones).values()]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match_seconds"):
             teachers, described = assign(chains, recipes, tuned) if drafts else ({}, {})
         names = [[str(ref) for ref in members] for members in groups]
-        metrics: Metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
+        metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
         return server.after(replies.keys(), teachers, known), metrics
 
     def personal_model(self, state: Taught, view: ClientView) -> nn.Module:
@@ -249,7 +250,3 @@ class PFedHR(Algorithm):
         """Return the untuned network of a recipe, its stitches' initial weights named by round and recipe."""
         with seeded(view.seed, view.round, str(recipe), "stitches"):
             return draft(recipe, bank, sources, self.stitch, view.round)
-
-    def _tuning_job(self, draft: Teacher) -> TuningJob:
-        training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
-        return TuningJob(draft, training, self.contrastive_temperature)

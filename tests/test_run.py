@@ -147,16 +147,19 @@ class Killed(BaseException):
 def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
     """Let the process end at the disk operation `step`: a write half done, one done but not named, a deletion not made."""
     done: list[str] = []
+    synced: dict[int, int] = {}  # sizes that a crash cannot take back, by inode
     real = {"fsync": os.fsync, "replace": Path.replace, "unlink": Path.unlink}
 
     def fsync(descriptor: int) -> None:
         done.append("fsync")
+        status = os.fstat(descriptor)
         if len(done) == step:
-            status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode):
-                os.ftruncate(descriptor, status.st_size // 2)
+                safe = synced.get(status.st_ino, 0)
+                os.ftruncate(descriptor, safe + (status.st_size - safe) // 2)
             raise Killed
         real["fsync"](descriptor)
+        synced[status.st_ino] = status.st_size
 
     def counted(name: str) -> Callable[..., object]:
         def operation(path: Path, *arguments: Path) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -155,7 +156,8 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
         status = os.fstat(descriptor)
         if len(done) == step:
             if stat.S_ISREG(status.st_mode):
-                safe = synced.get(status.st_ino, 0)
+                appended = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND  # the others are new, whatever their inode
+                safe = synced.get(status.st_ino, 0) if appended else 0
                 os.ftruncate(descriptor, safe + (status.st_size - safe) // 2)
             raise Killed
         real["fsync"](descriptor)

@@ -8,7 +8,7 @@ from torch import nn
 
 from pfedhr import reassembly
 from pfedhr.models import ModelSpec, build
-from pfedhr.reassembly import DecompositionError, coarsen, decompose, run_chain
+from pfedhr.reassembly import DecompositionError, coarsen, decompose, describe, rebuild, run_chain
 from pfedhr.zoo import IMAGES, TEXT, VECTORS
 
 SHAPE = (3, 32, 32)
@@ -69,6 +69,49 @@ def test_a_residual_block_stays_whole_and_its_mean_goes_with_the_head() -> None:
     assert [block.op for block in blocks] == ["conv", "conv", "conv", "conv", "fc"]
     assert {name.split(".")[0] for name in blocks[2].names} == {"residual2"}
     assert blocks[-1].in_shape == (64, 8, 8)
+
+
+class Caching(nn.Module):
+    """Keeps in evaluation what its weights give, as attention does with biases by place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.biases, self.head = nn.Linear(4, 6), nn.Parameter(torch.randn(3)), nn.Linear(6, 2)
+        self.kept: dict[str, torch.Tensor] = {}
+        self.places = [0, 1, 2, 2, 1, 0]
+
+    def train(self, mode: bool = True) -> Caching:
+        if mode:
+            self.kept = {}
+        return super().train(mode)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            biases = self.biases[self.places]
+        else:
+            if "biases" not in self.kept:
+                self.kept["biases"] = self.biases[self.places]
+            biases = self.kept["biases"]
+        return self.head(self.first(inputs) + biases)
+
+
+@pytest.mark.parametrize("evaluated_before", [False, True])
+def test_a_cache_keeps_no_values_of_the_graph_and_passes_for_no_constant(evaluated_before: bool) -> None:
+    model, inputs = Caching(), torch.randn(5, 4)
+    model.eval()
+    kept = model.kept
+    if evaluated_before:
+        model(inputs)
+    before = dict(kept)
+    description = describe(model, inputs)
+    assert model.kept is kept
+    assert not model.training
+    assert [*kept.items()] == [*before.items()]
+    assert len(decompose(model, inputs)) == 2
+    assert set(description.names.values()) == set(model.state_dict())
+    twin = rebuild(description.blueprint, description.weights(model))
+    for training in (False, True):
+        assert torch.equal(model.train(training)(inputs), twin.train(training)(inputs))
 
 
 def test_the_model_is_left_as_it_was() -> None:

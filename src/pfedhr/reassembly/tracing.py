@@ -40,8 +40,6 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
     as it was. Raises DecompositionError if it cannot be traced, or differs between training and evaluation in more than flags
     and rates.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with _unchecked_types():
             try:
@@ -52,13 +50,28 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
     except Exception as error:
         reason = str(error) if isinstance(error, DecompositionError) else f"{type(error).__name__}: {error}"
         raise DecompositionError(f"{type(model).__name__} cannot be traced: {reason}. {REMEDIES}") from error
+    return found
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Generator[None]:
+    """Undo what a forward() without numbers leaves in the model: above all caches, which would keep values of the graph."""
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    held = [value for _, before in attributes for value in before.values() if type(value) in (dict, list, set)]
+    contents = [(value, value.copy()) for value in held]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for now, before in attributes:
+            now.clear()
+            now.update(before)
+        for value, before in contents:
+            value.clear()
+            value.extend(before) if isinstance(value, list) else value.update(before)
         for buffer, value in buffers:  # a batch norm counts batches even where no numbers flow
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
-    return found
 
 
 @contextmanager
@@ -76,8 +89,9 @@ def _trace_modes(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module],
     traced: list[Trace] = []
     for training in (True, False):
         tracer = ShapeTracer(example, wholes, owners_whole)
-        with sizes_may_be_values(tracer):
-            graph = tracer.trace(model.train(training))
+        with _left_as_it_was(model), sizes_may_be_values(tracer):
+            # By way of training: a cache of what the weights give, filled in evaluation before, would pass for a constant.
+            graph = tracer.trace(model.train().train(training))
         for node in graph.nodes:  # torch.fx marks what a followed leaf function gave, as if it had been a leaf
             node.meta.pop("is_wrapped", None)
         traced.append(Trace(graph, tracer.constants))

@@ -82,12 +82,12 @@ def survey(entry: Entry) -> Finding:
     except (DecompositionError, DescriptionError) as error:
         return Finding(entry, (), 1.0, 1.0, refusal=str(error))
     twin = rebuild(description.blueprint, description.weights(model))
-    with torch.no_grad():
-        trained = [_seeded_output(network.train(), inputs) for network in (model, twin)]
     with inference(model, twin):
         whole = model(inputs[:2])
         assert torch.equal(whole, twin(inputs[:2])), f"{entry.name} and its twin give different outputs"
     assert (whole[0] - whole[1]).abs().max() > TELLING * whole.abs().max(), f"{entry.name} hardly heeds its inputs"
+    with torch.no_grad():
+        trained = [_seeded_output(network.train(), inputs) for network in (model, twin)]
     same_draws = torch.equal(*trained)
     sizes = [block.parameters for block in blocks]
     layers = [sum(value.numel() for value in layer.parameters(recurse=False)) for layer in model.modules()]

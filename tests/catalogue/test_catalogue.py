@@ -17,6 +17,11 @@ QUICK = {
 }
 REFUSED: dict[str, str] = {
     "branch on values": r"forward\(\) takes gt as a condition",
+    "DINOv2": r"never uses network\.dinov2\.embeddings\.mask_token",
+    "DeBERTa-v2": r"the method 'bool' of a tensor is not one that a blueprint may call",
+    "ConvBERT": r"the method '__and__' of a tensor is not one that a blueprint may call",
+    "XLNet": r"computes something else in training than in evaluation",
+    "FNet": r"the function .*fft.* is not one that a blueprint may call",
 }
 """What is refused, and in which words."""
 HEAVY = {
@@ -24,9 +29,9 @@ HEAVY = {
     *("functional LeNet", "LSTM classifier", "convolution and GRU on signals"),
 }
 """What has over 60 % of its parameters in a single layer."""
-UNCUT = {"GPT-2"}
+UNCUT = {"GPT-2", "Llama"}
 """What uses its inputs again at the end, to find the last word, so that one tensor never flows alone: one block."""
-OTHER_DRAWS = {"BEiT", "Swin"}
+OTHER_DRAWS = {"BEiT", "Swin", "CvT"}
 """What drops branches in training by rounding uniform numbers, where a blueprint's layer draws the drops themselves."""
 
 
@@ -53,7 +58,7 @@ def test_the_catalogue_is_as_large_as_the_documents_say() -> None:
     families = Counter(entry.family for entry in ENTRIES)
     assert families["torchvision"] >= 25
     assert families["timm"] >= 20
-    assert families["transformers"] >= 10
+    assert families["transformers"] >= 20
     page = (Path(__file__).parents[2] / "docs" / "catalogue.md").read_text()
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:]
     assert rows == [entry.name for entry in ENTRIES]

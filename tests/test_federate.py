@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pytest
 from toy import make_cohort
 
-from pfedhr.algorithms.local import Local, Nothing
+from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.nothing import Nothing
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.federate import Schedule, federate, select
 from pfedhr.in_process import InProcess, Workers

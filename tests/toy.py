@@ -22,12 +22,14 @@ def separable(count: int, *path: int | str) -> Examples:
     return Examples(images.to(torch.uint8), labels)
 
 
-def make_cohort(*factories: str, clients: int = 4, labelled: bool = True, seed: int = 0, epochs: int = 1) -> Cohort:
+def make_cohort(
+    *factories: str, clients: int = 4, labelled: bool = True, seed: int = 0, epochs: int = 1, features: int = 0
+) -> Cohort:
     """A small federation on `separable`, the networks dealt in turn."""
     names = [f"client{number:02}" for number in range(clients)]
     held = {name: ClientData(separable(24, name, "train"), separable(12, name, "test")) for name in names}
     public = separable(16, "public")
     federation = Federation(held, public if labelled else public.without_labels(), classes=4, mirror=False)
-    networks = {name: ModelSpec(factories[at % len(factories)], (1, 8, 8), 4) for at, name in enumerate(names)}
+    networks = {name: ModelSpec(factories[at % len(factories)], (1, 8, 8), 4, features) for at, name in enumerate(names)}
     training = Training(epochs, batch_size=8, learning_rate=0.002, weight_decay=1e-4)
     return Cohort(federation, networks, training, seed, torch.device("cpu"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pfedhr.data import Examples, Public
 from pfedhr.errors import PfedhrError
@@ -53,6 +53,7 @@ class ServerView:
     """What the server may see: no private data. `mirror`: whether a mirror image of the public data keeps its class."""
 
     public: Public
+    classes: int
     mirror: bool
     round: int
     seed: int
@@ -68,6 +69,11 @@ class Setup:
     public: Public
     training: Training
     active: int
+
+    @property
+    def examples(self) -> Tensor:
+        """Up to three inputs (n, ...), as networks take them."""
+        return self.public.take(torch.arange(min(3, len(self.public)))).ready(torch.device("cpu")).inputs
 
 
 class Algorithm(ABC):

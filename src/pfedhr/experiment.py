@@ -27,10 +27,13 @@ class ClientOptions:
     """How many clients there are."""
     models: tuple[str, ...] = ("cnn1", "cnn2", "cnn3", "cnn4")
     """Their networks, dealt in turn: names of the zoo, or "package.module:factory"."""
+    features: int = 0
+    """Width that an adapter before the last layer gives the features of every network, which some methods need; 0 = none."""
 
     def __post_init__(self) -> None:
         _require(self.count >= 1, "clients.count", self.count, "1 or more")
         _require(len(self.models) >= 1, "clients.models", list(self.models), "at least one network")
+        _require(self.features >= 0, "clients.features", self.features, "0 for none, or a width such as 64")
 
 
 @dataclass(frozen=True)

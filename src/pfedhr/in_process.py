@@ -78,7 +78,8 @@ class Cohort:
 
     def server_view(self, round: int, map: Map) -> ServerView:
         """Return what the server may see in `round`."""
-        return ServerView(self.federation.public, self.federation.mirror, round, self.seed, self.device, map)
+        data = self.federation
+        return ServerView(data.public, data.classes, data.mirror, round, self.seed, self.device, map)
 
 
 class Workers:

@@ -41,9 +41,9 @@ def prepare(experiment: Experiment) -> Cohort:
     Raises DataError, ModelError, DecompositionError or SettingError.
     """
     federation = build_federation(experiment.data, experiment.public, experiment.clients.count, experiment.seed)
-    dealt = experiment.clients.models
+    dealt, features = experiment.clients.models, experiment.clients.features
     networks = {
-        client: ModelSpec(dealt[number % len(dealt)], federation.shape, federation.classes)
+        client: ModelSpec(dealt[number % len(dealt)], federation.shape, federation.classes, features)
         for number, client in enumerate(federation.clients)
     }
     training = experiment.plan.training

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pfedhr.heads import adapt
 from pfedhr.inference import inference
 from pfedhr.seeding import seeded
 from pfedhr.zoo import ZOO, ModelError, Shape
@@ -17,11 +18,13 @@ from pfedhr.zoo import ZOO, ModelError, Shape
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What it takes to make a network again: a name of the zoo or "package.module:factory", the input shape, the classes."""
+    """What it takes to make a network again: a name of the zoo or "package.module:factory", its inputs' shape, its classes."""
 
     factory: str
     shape: tuple[int, ...]
     classes: int
+    features: int = 0
+    """Width of the features before the last layer, brought about by an adapter (`adapt`); 0 leaves the network as it is."""
 
 
 def build(spec: ModelSpec, seed: int, *path: int | str) -> nn.Module:
@@ -33,6 +36,8 @@ def build(spec: ModelSpec, seed: int, *path: int | str) -> nn.Module:
     try:
         with seeded(seed, *path):
             model = factory(spec.shape, spec.classes)
+            if spec.features and isinstance(model, nn.Module):
+                adapt(model, spec.features, spec.classes)
     except ModelError:
         raise
     except Exception as error:

@@ -11,15 +11,36 @@ import torch
 from torch import Tensor
 from toy import make_cohort
 
-from pfedhr.algorithm import Algorithm, ClientView, ServerView
+from pfedhr.algorithm import Algorithm, ClientView, ServerView, SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.federate import RoundResult, Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, MemoryStore, Workers
 from pfedhr.parcel import pack, unpack
 from pfedhr.transport import Order, Report
 
-SMALL = {"local": {}, "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8}}
+SMALL = {
+    "local": {},
+    "local-public": {},
+    "fedavg": {},
+    "fedprox": {},
+    "per-fedavg": {},
+    "pfedme": {"personal_learning_rate": 0.05, "shared_learning_rate": 0.03},
+    "lg-fedavg": {},
+    "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
+}
+ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme"}
+NEEDS_LABELS = {"local-public"}
+NEEDS_FEATURES = {"lg-fedavg"}
 METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]
+
+
+def suited(algorithm: Algorithm, *networks: str, **options: int) -> Cohort:
+    """A small cohort such as the method needs: networks of one structure, or features of one width."""
+    networks = networks[:1] if algorithm.name in ONE_STRUCTURE else networks
+    cohort = make_cohort(*networks, **options, features=16 if algorithm.name in NEEDS_FEATURES else 0)
+    federation = cohort.federation
+    algorithm.check(Setup(cohort.networks, federation.public, cohort.training, len(federation.clients)))
+    return cohort
 
 
 def run(
@@ -50,18 +71,22 @@ def test_every_row_of_the_table_is_covered_and_named(algorithm: Algorithm) -> No
 @pytest.mark.parametrize("algorithm", METHODS)
 @pytest.mark.parametrize("labelled", [True, False])
 def test_rounds_run_and_are_the_same_again(algorithm: Algorithm, labelled: bool) -> None:
-    cohort = make_cohort("cnn1", "mlp", labelled=labelled)
+    if not labelled and algorithm.name in NEEDS_LABELS:
+        with pytest.raises(SettingError, match=f"{algorithm.name} needs labels .* public.labelled = true"):
+            suited(algorithm, "cnn1", "mlp", labelled=False)
+        return
+    cohort = suited(algorithm, "cnn1", "mlp", labelled=labelled)
     first, states = run(algorithm, cohort, Schedule(3, 3))
     again, states_again = run(algorithm, cohort, Schedule(3, 3))
     assert [without_times(result) for result in first] == [without_times(result) for result in again]
     assert states == states_again
-    other, _ = run(algorithm, make_cohort("cnn1", "mlp", labelled=labelled, seed=1), Schedule(3, 3))
+    other, _ = run(algorithm, suited(algorithm, "cnn1", "mlp", labelled=labelled, seed=1), Schedule(3, 3))
     assert without_times(first[-1]) != without_times(other[-1])
 
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_workers_give_the_same_bits(algorithm: Algorithm) -> None:
-    cohort = make_cohort("cnn1", "resnet", "mlp")
+    cohort = suited(algorithm, "cnn1", "resnet", "mlp")
     alone, states = run(algorithm, cohort, Schedule(2, 3))
     together, states_together = run(algorithm, cohort, Schedule(2, 3), workers=2)
     assert [without_times(result) for result in alone] == [without_times(result) for result in together]
@@ -70,14 +95,14 @@ def test_workers_give_the_same_bits(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_a_separable_task_is_learnt(algorithm: Algorithm) -> None:
-    results, _ = run(algorithm, make_cohort("cnn1", "mlp", epochs=8), Schedule(4, 4))
+    results, _ = run(algorithm, suited(algorithm, "cnn1", "mlp", epochs=8), Schedule(4, 4))
     accuracies = [scores.own.accuracy for scores in results[-1].scores.values()]
     assert sum(accuracies) / len(accuracies) > 0.9
 
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_one_client_alone_is_enough(algorithm: Algorithm) -> None:
-    results, _ = run(algorithm, make_cohort("cnn1", clients=1), Schedule(2, 1))
+    results, _ = run(algorithm, suited(algorithm, "cnn1", clients=1), Schedule(2, 1))
     assert list(results[-1].scores) == ["client00"]
 
 
@@ -91,7 +116,7 @@ class Watched(InProcess):
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_a_missing_reply_does_no_harm(algorithm: Algorithm) -> None:
-    cohort = make_cohort("cnn1", "mlp")
+    cohort = suited(algorithm, "cnn1", "mlp")
     with Workers(cohort) as workers:
         engine = Watched(algorithm, workers)
         results = list(federate(algorithm, engine, engine.server_view, list(cohort.networks), Schedule(2, 4), 0))
@@ -105,7 +130,7 @@ def copied(value: object) -> bytes:
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_steps_change_none_of_their_arguments_and_states_survive_packing(algorithm: Algorithm) -> None:
-    cohort = make_cohort("cnn1", "mlp", clients=2)
+    cohort = suited(algorithm, "cnn1", "mlp", clients=2)
     engine = InProcess(algorithm, Workers(cohort))
     server = algorithm.init_server(engine.server_view(0))
     states = {client: algorithm.init_client(cohort.client_view(client, 0)) for client in cohort.networks}
@@ -132,9 +157,9 @@ def test_steps_change_none_of_their_arguments_and_states_survive_packing(algorit
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_the_server_never_gets_private_data(algorithm: Algorithm) -> None:
     names = {field.name for field in dataclasses.fields(ServerView)}
-    assert names == {"public", "mirror", "round", "seed", "device", "map"}
+    assert names == {"public", "classes", "mirror", "round", "seed", "device", "map"}
     assert "test" not in {field.name for field in dataclasses.fields(ClientView)}
-    cohort = make_cohort("cnn1", "mlp", clients=2)
+    cohort = suited(algorithm, "cnn1", "mlp", clients=2)
     for client, data in cohort.federation.clients.items():
         view = cohort.client_view(client, 1)
         server = algorithm.init_server(InProcess(algorithm, Workers(cohort)).server_view(0))
@@ -158,7 +183,9 @@ def test_a_view_is_what_a_method_sees() -> None:
 @pytest.mark.parametrize("algorithm", METHODS)
 @pytest.mark.parametrize("labelled", [True, False])
 def test_rounds_run_on_a_gpu(algorithm: Algorithm, labelled: bool) -> None:
-    cohort = dataclasses.replace(make_cohort("cnn4", "resnet", labelled=labelled, epochs=8), device=torch.device("cuda"))
+    if not labelled and algorithm.name in NEEDS_LABELS:
+        return
+    cohort = dataclasses.replace(suited(algorithm, "cnn4", "resnet", labelled=labelled, epochs=8), device=torch.device("cuda"))
     results, _ = run(algorithm, cohort, Schedule(4, 4))
     accuracies = [scores.own.accuracy for scores in results[-1].scores.values()]
     assert sum(accuracies) / len(accuracies) > 0.9

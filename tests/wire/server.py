@@ -49,7 +49,7 @@ def main() -> None:
         def one_by_one(work: Any, jobs: Sequence[Any], result: type[Any]) -> list[Any]:
             return [work(job, view) for job in jobs]
 
-        view = ServerView(separable(16, "public"), False, round, SEED, torch.device("cpu"), one_by_one)
+        view = ServerView(separable(16, "public"), 4, False, round, SEED, torch.device("cpu"), one_by_one)
         return view
 
     wire = Wire(lines)

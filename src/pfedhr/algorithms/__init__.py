@@ -1,10 +1,14 @@
 """The methods by name. Adding one is one file and one row here."""
 
 from pfedhr.algorithm import Algorithm
+from pfedhr.algorithms.fedavg import FedAvg
+from pfedhr.algorithms.fedprox import FedProx
+from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.local_public import LocalPublic
+from pfedhr.algorithms.per_fedavg import PerFedAvg
 from pfedhr.algorithms.pfedhr import PFedHR
+from pfedhr.algorithms.pfedme import PFedMe
 
-ALGORITHMS: dict[str, type[Algorithm]] = {
-    "local": Local,
-    "pfedhr": PFedHR,
-}
+_METHODS: tuple[type[Algorithm], ...] = (Local, LocalPublic, FedAvg, FedProx, PerFedAvg, PFedMe, LGFedAvg, PFedHR)
+ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

@@ -25,3 +25,10 @@ def weighted_mean(weights: Sequence[Tensors], counts: Sequence[int]) -> Tensors:
         return torch.tensordot(shares, stacked, 1)
 
     return {name: mean([one[name] for one in weights]) for name in weights[0]}
+
+
+def mixed(old: Tensors, new: Tensors, share: float) -> Tensors:
+    """Return (1 - share) old + share new of everything that is a float; counters are the new ones."""
+    return {
+        name: old[name] + share * (value - old[name]) if value.is_floating_point() else value for name, value in new.items()
+    }

@@ -8,20 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithms.nothing import Nothing, Own
 from pfedhr.algorithms.private import initial_weights, restore, train_privately
-from pfedhr.parcel import Tensors
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """No state, or no content."""
-
-
-@dataclass(frozen=True)
-class Own:
-    """A client's own weights."""
-
-    weights: Tensors
 
 
 @dataclass(frozen=True)

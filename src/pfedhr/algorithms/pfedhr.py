@@ -143,7 +143,7 @@ class PFedHR(Algorithm):
                 f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of shape "
                 f"{tuple(setup.public.inputs.shape[1:])}; give labelled public data"
             )
-        example = setup.public.take(torch.arange(min(3, len(setup.public)))).ready(torch.device("cpu")).inputs
+        example = setup.examples
         if self.tuning_epochs:
             for network in set(setup.networks.values()):
                 place = "algorithm.tuning_batch_size and the public data"

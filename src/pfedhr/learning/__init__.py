@@ -2,6 +2,18 @@
 
 from pfedhr.learning.augment import Augmentation
 from pfedhr.learning.objectives import distil, nt_xent, soft_targets
-from pfedhr.learning.training import Loss, Score, Training, TrainingError, evaluate, fit
+from pfedhr.learning.training import Loss, Score, Training, TrainingError, batches, evaluate, fit
 
-__all__ = ["Augmentation", "Loss", "Score", "Training", "TrainingError", "distil", "evaluate", "fit", "nt_xent", "soft_targets"]
+__all__ = [
+    "Augmentation",
+    "Loss",
+    "Score",
+    "Training",
+    "TrainingError",
+    "batches",
+    "distil",
+    "evaluate",
+    "fit",
+    "nt_xent",
+    "soft_targets",
+]

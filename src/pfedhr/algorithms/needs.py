@@ -1,0 +1,65 @@
+"""What methods need of an experiment, said before any training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pfedhr.algorithm import Algorithm, SettingError, Setup
+from pfedhr.data import Examples
+from pfedhr.heads import Extractor
+from pfedhr.models import build
+
+
+def at_least(algorithm: Algorithm, **least: float) -> None:
+    """Raise SettingError unless every named setting is as large as `least` says."""
+    for setting, limit in least.items():
+        _require(algorithm, setting, getattr(algorithm, setting) >= limit, f"{limit} or more")
+
+
+def above_zero(algorithm: Algorithm, *settings: str) -> None:
+    """Raise SettingError unless every named setting is above 0."""
+    for setting in settings:
+        _require(algorithm, setting, getattr(algorithm, setting) > 0, "a number above 0")
+
+
+def share(algorithm: Algorithm, *settings: str) -> None:
+    """Raise SettingError unless every named setting lies in [0, 1]."""
+    for setting in settings:
+        _require(algorithm, setting, 0 <= getattr(algorithm, setting) <= 1, "a number from 0 to 1")
+
+
+def one_structure(algorithm: Algorithm, setup: Setup) -> None:
+    """Raise SettingError unless all clients have the same network."""
+    names = sorted({network.factory for network in setup.networks.values()})
+    if len(names) > 1:
+        raise SettingError(
+            f"{algorithm.name} averages whole networks, so all clients need the same one, not {', '.join(names)}: name one in "
+            f"clients.models, or choose a method for networks that differ"
+        )
+
+
+def public_labels(algorithm: Algorithm, setup: Setup, otherwise: str = "") -> None:
+    """Raise SettingError unless the public data is labelled; `otherwise` names another way out."""
+    if not isinstance(setup.public, Examples):
+        raise SettingError(f"{algorithm.name} needs labels of the public data: set public.labelled = true{otherwise}")
+
+
+def common_features(algorithm: Algorithm, setup: Setup) -> None:
+    """Raise SettingError unless the features of all clients' networks have one width, or HeadError if one has no head."""
+    widths: dict[str, int] = {}
+    for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
+        extractor = Extractor(build(network, 0), network.classes)
+        extractor.check(setup.examples)
+        widths[network.factory] = extractor.head.in_features
+    if len(set(widths.values())) > 1:
+        found = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise SettingError(
+            f"{algorithm.name} needs features of one width before the last layer, and they are {found}: set clients.features, "
+            f"to 64 for one, for an adapter of that width in every network"
+        )
+
+
+def _require(algorithm: Algorithm, setting: str, holds: bool, remedy: str) -> None:
+    value: Any = getattr(algorithm, setting)
+    if not holds:
+        raise SettingError(f"algorithm.{setting} = {value} of {algorithm.name}: choose {remedy}")

@@ -1,0 +1,76 @@
+"""A network as an extractor of features and a linear head: how to find the head, adapt it to a width, and see the features."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pfedhr.errors import PfedhrError
+from pfedhr.inference import inference
+
+
+class HeadError(PfedhrError):
+    """A network that does not end in a linear layer; the message says what that means for it."""
+
+
+def head_name(model: nn.Module, classes: int) -> str:
+    """Return the name of the last linear layer with `classes` outputs. Raises HeadError if there is none."""
+    found = [
+        name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part.out_features == classes and name
+    ]
+    if not found:
+        raise HeadError(
+            f"the network has no linear layer of {classes} outputs as a part of it, so its features cannot be told from its "
+            f"head: let it end in nn.Linear(features, {classes})"
+        )
+    return found[-1]
+
+
+def adapt(model: nn.Module, features: int, classes: int) -> None:
+    """Put Linear(entering, features), ReLU and Linear(features, classes) in the place of the head, in place.
+
+    Networks of any width then have features of one width before a head of one shape, as methods need that share heads or
+    prototypes. Raises HeadError if there is no head.
+    """
+    name = head_name(model, classes)
+    entering = _part(model, name).in_features
+    parent, _, own = name.rpartition(".")
+    setattr(
+        model.get_submodule(parent),
+        own,
+        nn.Sequential(nn.Linear(entering, features), nn.ReLU(), nn.Linear(features, classes)),
+    )
+
+
+class Extractor:
+    """Runs a network and keeps what enters its head: `features` and logits at once."""
+
+    def __init__(self, model: nn.Module, classes: int) -> None:
+        """Raises HeadError if the model has no head."""
+        self.model = model
+        self.head_name = head_name(model, classes)
+        self.head = _part(model, self.head_name)
+
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features (batch, width) and logits (batch, classes) of `inputs`, in the mode that the model is in."""
+        seen: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+        try:
+            logits = self.model(inputs)
+        finally:
+            handle.remove()
+        return seen[-1], logits
+
+    def check(self, example: Tensor) -> None:
+        """Raise HeadError unless what the head gives for `example` (n, ...) is what the network returns."""
+        with inference(self.model):
+            features, logits = self(example)
+            if features.dim() != 2 or not self.head(features).equal(logits):
+                raise HeadError(
+                    f"the network's last linear layer, {self.head_name!r}, is not what it returns: let its forward() end there"
+                )
+
+
+def _part(model: nn.Module, name: str) -> nn.Linear:
+    part = model.get_submodule(name)
+    assert isinstance(part, nn.Linear)
+    return part

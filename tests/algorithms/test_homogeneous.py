@@ -1,0 +1,189 @@
+"""Known answers of the methods that average whole networks, and of those that share a head."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from test_contract import run
+from torch import nn
+from toy import make_cohort
+
+from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.averaging import mixed, weighted_mean
+from pfedhr.algorithms.fedavg import FedAvg
+from pfedhr.algorithms.fedprox import FedProx, proximal
+from pfedhr.algorithms.homogeneous import Held, Shared, Trained
+from pfedhr.algorithms.lg_fedavg import LGFedAvg
+from pfedhr.algorithms.per_fedavg import PerFedAvg, meta_gradient
+from pfedhr.algorithms.pfedme import PFedMe
+from pfedhr.algorithms.private import common_weights, take_head
+from pfedhr.federate import Schedule
+from pfedhr.in_process import InProcess, Workers
+from pfedhr.learning import Training
+from pfedhr.parcel import Tensors, unpack
+
+ONE_STRUCTURE = ["fedavg", "fedprox", "per-fedavg", "pfedme"]
+
+
+def equal(first: Tensors, second: Tensors) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_mean_counts_examples() -> None:
+    mean = weighted_mean([{"w": torch.tensor([0.0])}, {"w": torch.tensor([4.0])}], [1, 3])
+    assert mean["w"].item() == 3.0
+    assert mixed({"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}, 0.25)["w"].item() == 1.5
+
+
+def test_fedavg_of_one_full_batch_is_a_step_on_all_examples_together() -> None:
+    # With plain gradients the mean by examples of one step each is one step on the union: sum n_i (w - eta g_i) / n.
+    gradients, counts, eta = [torch.tensor([2.0]), torch.tensor([-1.0])], [1, 2], 0.5
+    union = (counts[0] * gradients[0] + counts[1] * gradients[1]) / 3
+    mean = weighted_mean([{"w": 1 - eta * gradient} for gradient in gradients], counts)
+    assert torch.allclose(mean["w"], 1 - eta * union)
+
+
+def test_fedavg_of_identical_clients_changes_nothing() -> None:
+    cohort = make_cohort("mlp")
+    weights = common_weights(cohort.networks["client00"], 0)
+    view = InProcess(FedAvg(), Workers(cohort)).server_view(1)
+    server, _ = FedAvg().server_step(Shared(None), {name: Trained(weights, 5) for name in "abcd"}, view)
+    assert server.weights is not None
+    assert equal(server.weights, weights)  # four equal parts of it, which floating point adds up exactly
+
+
+def test_clients_of_fedavg_begin_with_one_model() -> None:
+    cohort = make_cohort("mlp")
+    states = [FedAvg().init_client(cohort.client_view(client, 0)) for client in cohort.networks]
+    assert all(equal(state.weights, states[0].weights) for state in states)
+
+
+def test_fedprox_without_its_term_is_fedavg_bit_for_bit() -> None:
+    cohort = make_cohort("cnn1")
+    _, plain = run(FedAvg(), cohort, Schedule(2, 3))
+    _, near = run(FedProx(proximal_weight=0), cohort, Schedule(2, 3))
+    assert plain == near
+
+
+def test_a_heavy_proximal_term_holds_a_client_where_it_began() -> None:
+    weight = nn.Parameter(torch.tensor([3.0, 1.0]))
+    term = proximal([weight], [torch.tensor([1.0, 1.0])], 10.0)
+    assert term.item() == 20.0  # 10 / 2 * (2 ** 2 + 0)
+    # gradient mu (w - start): one step with rate 1 / mu leads back
+    (gradient,) = torch.autograd.grad(term, [weight])
+    assert torch.equal(weight - gradient / 10, torch.tensor([1.0, 1.0]))
+    cohort = make_cohort("mlp", epochs=4)
+    moved = {}
+    for factor in (0.01, 100.0):
+        _, states = run(FedProx(proximal_weight=factor), cohort, Schedule(1, 4))
+        held = unpack(Held, states["client00"] or b"")
+        start = common_weights(cohort.networks["client00"], 0)
+        moved[factor] = sum((held.weights[name] - start[name]).square().sum().item() for name in start)
+    assert moved[100.0] < moved[0.01] / 4
+
+
+def test_a_meta_gradient_has_its_known_values() -> None:
+    # f = (w - 1) ** 2, alpha = 0.1, w = 0: the inner step leads to 0.2, where the gradient is -1.6; times 1 - 2 alpha: -1.28.
+    weight = nn.Parameter(torch.tensor([0.0], dtype=torch.float64))
+
+    def loss() -> torch.Tensor:
+        return (weight - 1).square().sum()
+
+    for curvature, gradient, after in ((None, -1.6, 0.16), (loss, -1.28, 0.128)):
+        value, (found,) = meta_gradient([weight], loss, loss, curvature, 0.1, 0.001)
+        assert value.item() == pytest.approx(0.64)
+        assert found.item() == pytest.approx(gradient, abs=1e-9)
+        assert (weight - 0.1 * found).item() == pytest.approx(after, abs=1e-9)
+        assert weight.item() == 0.0
+    _, (plain,) = meta_gradient([weight], loss, loss, None, 0.0, 0.001)
+    assert plain.item() == -2.0  # alpha = 0: the plain gradient
+
+
+def test_both_variants_of_per_fedavg_run_and_differ() -> None:
+    cohort = make_cohort("mlp")
+    first, _ = run(PerFedAvg(), cohort, Schedule(2, 4))
+    free, _ = run(PerFedAvg(variant="hessian-free"), cohort, Schedule(2, 4))
+    assert first[-1].progress.server != free[-1].progress.server
+
+
+def test_pfedme_solves_the_envelope() -> None:
+    # f = (theta - 3) ** 2 / 2, w = 0, lambda 15: the minimum is 3 / 16 = 0.1875; five steps of 0.05 come to 0.18744.
+    theta = nn.Parameter(torch.tensor([0.0], dtype=torch.float64))
+    shared = [torch.tensor([0.0], dtype=torch.float64)]
+
+    def loss() -> torch.Tensor:
+        return (theta - 3).square().sum() / 2
+
+    method = PFedMe(personal_steps=5, personal_learning_rate=0.05, shared_learning_rate=1 / 15)
+    method.envelope_step([theta], shared, loss)
+    step = 0.05 * 16
+    assert theta.item() == pytest.approx(0.1875 * (1 - (1 - step) ** 5))
+    assert theta.item() == pytest.approx(0.18744, abs=1e-5)
+    assert torch.allclose(shared[0], theta)  # eta lambda = 1: w becomes theta
+
+
+def test_pfedme_without_an_envelope_never_moves_the_shared_model() -> None:
+    cohort = make_cohort("mlp")
+    results, _ = run(PFedMe(envelope=0.0), cohort, Schedule(2, 4))
+    server = unpack(Shared, results[-1].progress.server)
+    assert server.weights is not None
+    assert equal(server.weights, common_weights(cohort.networks["client00"], 0))
+
+
+def test_pfedme_keeps_its_personal_model_apart() -> None:
+    _, states = run(PFedMe(), make_cohort("mlp"), Schedule(2, 4))
+    held = unpack(Held, states["client00"] or b"")
+    assert held.shared is not None
+    assert not equal(held.weights, held.shared)
+
+
+def test_lg_fedavg_shares_the_head_alone() -> None:
+    cohort = make_cohort("cnn1", "mlp", features=16)
+    method = LGFedAvg()
+    engine = InProcess(method, Workers(cohort))
+    view = cohort.client_view("client00", 1)
+    state = method.init_client(view)
+    _, reply, _ = method.client_step(state, Shared(None), view)
+    assert {name: tuple(value.shape) for name, value in reply.weights.items()} == {"weight": (4, 16), "bias": (4,)}
+    server, _ = method.server_step(Shared(None), {"a": reply, "b": reply}, engine.server_view(1))
+    assert server.weights is not None
+    assert equal(server.weights, reply.weights)  # identical heads: unchanged
+    idle = dataclasses.replace(view, training=Training(0, 8, 0.002))
+    held, _, _ = method.client_step(state, server, idle)
+    assert equal(take_head(view.network, held.weights), reply.weights)
+    rest = [name for name in state.weights if not name.startswith("fc2.2")]
+    assert len(rest) == len(state.weights) - 2
+    assert all(torch.equal(held.weights[name], state.weights[name]) for name in rest)
+
+
+@pytest.mark.parametrize("name", ONE_STRUCTURE)
+def test_several_structures_are_refused_in_words(name: str) -> None:
+    cohort = make_cohort("cnn1", "mlp")
+    setup = Setup(cohort.networks, cohort.federation.public, cohort.training, 4)
+    with pytest.raises(SettingError, match=f"{name} averages whole networks.*cnn1, mlp.*clients.models"):
+        ALGORITHMS[name]().check(setup)
+
+
+def test_features_of_several_widths_are_refused_in_words() -> None:
+    cohort = make_cohort("cnn1", "mlp")
+    setup = Setup(cohort.networks, cohort.federation.public, cohort.training, 4)
+    with pytest.raises(SettingError, match=r"lg-fedavg needs features of one width.*cnn1 50, mlp 64.*clients.features"):
+        LGFedAvg().check(setup)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        FedProx(proximal_weight=-1),
+        PerFedAvg(adaptation_steps=0),
+        PFedMe(envelope=300.0),
+        PFedMe(personal_learning_rate=0.0),
+    ],
+)
+def test_settings_out_of_range_are_refused(method) -> None:
+    cohort = make_cohort("mlp")
+    with pytest.raises(SettingError, match=f"algorithm.*{method.name}"):
+        method.check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))

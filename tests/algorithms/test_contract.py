@@ -26,11 +26,14 @@ SMALL = {
     "per-fedavg": {},
     "pfedme": {"personal_learning_rate": 0.05, "shared_learning_rate": 0.03},
     "lg-fedavg": {},
+    "fedproto": {},
+    "fedgh": {},
+    "feddistill": {},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme"}
 NEEDS_LABELS = {"local-public"}
-NEEDS_FEATURES = {"lg-fedavg"}
+NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedgh"}
 METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]
 
 

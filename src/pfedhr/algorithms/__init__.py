@@ -2,6 +2,9 @@
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms.fedavg import FedAvg
+from pfedhr.algorithms.feddistill import FedDistill
+from pfedhr.algorithms.fedgh import FedGH
+from pfedhr.algorithms.fedproto import FedProto
 from pfedhr.algorithms.fedprox import FedProx
 from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local import Local
@@ -10,5 +13,10 @@ from pfedhr.algorithms.per_fedavg import PerFedAvg
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.pfedme import PFedMe
 
-_METHODS: tuple[type[Algorithm], ...] = (Local, LocalPublic, FedAvg, FedProx, PerFedAvg, PFedMe, LGFedAvg, PFedHR)
+_METHODS: tuple[type[Algorithm], ...] = (
+    *(Local, LocalPublic),
+    *(FedAvg, FedProx, PerFedAvg, PFedMe),
+    *(LGFedAvg, FedProto, FedGH, FedDistill),
+    PFedHR,
+)
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

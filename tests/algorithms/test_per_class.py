@@ -1,0 +1,125 @@
+"""Known answers of the methods that exchange one vector a class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_contract import run
+from torch import nn
+from toy import make_cohort
+
+from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithms.feddistill import FedDistill, towards
+from pfedhr.algorithms.fedgh import FedGH, train_header
+from pfedhr.algorithms.fedproto import FedProto, ServerTable
+from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.nothing import Own
+from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Guided, NearestRow, class_means, merge, pull
+from pfedhr.federate import Schedule
+from pfedhr.parcel import unpack
+from pfedhr.seeding import generator
+
+
+def sent(means: list[list[float]], classes: list[int], counts: list[int]) -> ClassMeans:
+    return ClassMeans(torch.tensor(means), torch.tensor(classes), torch.tensor(counts))
+
+
+def test_class_means_are_means_of_each_class() -> None:
+    found = class_means(torch.tensor([[1.0, 0.0], [5.0, 2.0], [3.0, 4.0]]), torch.tensor([2, 0, 2]))
+    assert found.classes.tolist() == [0, 2]
+    assert found.counts.tolist() == [1, 2]
+    assert found.means.tolist() == [[5.0, 2.0], [2.0, 2.0]]
+
+
+def test_merging_counts_owners_of_a_class_alone() -> None:
+    uploads = {"a": sent([[0.0], [8.0]], [0, 1], [1, 1]), "b": sent([[4.0]], [0], [3])}
+    table = merge(uploads, 3, by_examples=True)
+    assert table is not None
+    assert table.rows.tolist() == [[3.0], [8.0], [0.0]]
+    assert table.known.tolist() == [True, True, False]
+    plain = merge(uploads, 3, by_examples=False)
+    assert plain is not None
+    assert plain.rows.tolist() == [[2.0], [8.0], [0.0]]
+    assert merge({}, 3, by_examples=True) is None
+
+
+def test_features_at_their_prototype_are_not_pulled_and_unknown_classes_never() -> None:
+    table = ClassTable(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([True, False]))
+    assert pull(torch.tensor([[1.0, 2.0], [9.0, 9.0]]), torch.tensor([0, 1]), table).item() == 0.0
+    assert pull(torch.tensor([[2.0, 2.0], [9.0, 9.0]]), torch.tensor([0, 1]), table).item() == 0.25  # (1 + 0) / 2 over two
+
+
+def test_the_nearest_known_row_wins() -> None:
+    model = nn.Sequential(nn.Identity(), nn.Linear(2, 3))
+    table = ClassTable(torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 0.0]]), torch.tensor([True, True, False]))
+    logits = NearestRow(model, 3, table)(torch.tensor([[1.0, 0.0], [3.0, 1.0]]))
+    assert logits[:, :2].tolist() == [[-1.0, -9.0], [-10.0, -2.0]]
+    assert logits.argmax(1).tolist() == [0, 1]
+
+
+def test_targets_of_distillation_are_distributions() -> None:
+    table = ClassTable(torch.tensor([[0.5, 0.5], [0.0, 1.0]]), torch.tensor([True, False]))
+    assert towards(torch.zeros(1, 2), torch.tensor([0]), table).item() == pytest.approx(0.693147, abs=1e-6)
+    assert towards(torch.zeros(2, 2), torch.tensor([0, 1]), table).item() == pytest.approx(0.693147 / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [FedProto(prototype_weight=0), FedDistill(distil_weight=0)])
+def test_without_their_term_clients_learn_as_if_alone(method) -> None:
+    cohort = make_cohort("cnn1", features=16)
+    _, alone = run(Local(), cohort, Schedule(2, 3))
+    _, states = run(method, cohort, Schedule(2, 3))
+    for client, state in states.items():
+        assert (state is None) == (alone[client] is None)
+        if state is not None:
+            weights = unpack(method.client_state, state).weights
+            expected = unpack(Own, alone[client] or b"").weights
+            assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
+def test_one_client_of_feddistill_has_no_target() -> None:
+    cohort = make_cohort("mlp", clients=1)
+    _, alone = run(Local(), cohort, Schedule(3, 1))
+    results, states = run(FedDistill(), cohort, Schedule(3, 1))
+    assert states == alone
+    server = unpack(FedDistill.server_state, results[-1].progress.server)
+    assert FedDistill().message(server, "client00").table is None
+    table = FedDistill().message(server, "another").table
+    assert table is not None
+    assert torch.allclose(table.rows.sum(1), torch.ones(4))
+
+
+def test_prototypes_of_one_client_are_its_own_means() -> None:
+    results, states = run(FedProto(), make_cohort("mlp", clients=1), Schedule(1, 1))
+    server = unpack(ServerTable, results[-1].progress.server)
+    assert server.down.table is not None
+    own = server.latest.sent["client00"]
+    assert torch.allclose(server.down.table.rows[own.classes], own.means)
+    assert unpack(Guided, states["client00"] or b"").table is None  # what is made in a round goes down in the next
+
+
+def test_a_header_is_left_alone_or_learns_separable_means() -> None:
+    torch.manual_seed(0)
+    header = nn.Linear(4, 4)
+    before = {name: value.clone() for name, value in header.state_dict().items()}
+    means, classes = torch.eye(4) * 5, torch.arange(4)
+    untouched = train_header(header, means, classes, 0, 0.1, generator(0, "a"))
+    assert all(torch.equal(untouched[name], value) for name, value in before.items())
+    train_header(header, means, classes, 20, 0.1, generator(0, "a"))
+    assert header(means).argmax(1).tolist() == [0, 1, 2, 3]
+
+
+def test_a_header_of_one_mean_improves_step_by_step() -> None:
+    header, mean, label = nn.Linear(3, 2), torch.tensor([[1.0, -1.0, 2.0]]), torch.tensor([1])
+    losses = []
+    for _ in range(5):
+        losses.append(nn.functional.cross_entropy(header(mean), label).item())
+        train_header(header, mean, label, 1, 0.01, generator(0, "a"))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("method", [FedProto(prototype_weight=-1.0), FedDistill(distil_weight=-1.0), FedGH(header_epochs=-1)])
+def test_settings_out_of_range_are_refused(method) -> None:
+    cohort = make_cohort("mlp")
+    with pytest.raises(SettingError, match=f"algorithm.*{method.name}"):
+        method.check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))

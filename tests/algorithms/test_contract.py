@@ -27,13 +27,15 @@ SMALL = {
     "pfedme": {"personal_learning_rate": 0.05, "shared_learning_rate": 0.03},
     "lg-fedavg": {},
     "fedproto": {},
+    "fedtgp": {},
     "fedgh": {},
+    "fedmd": {"digest_batch_size": 8},
     "feddistill": {},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme"}
-NEEDS_LABELS = {"local-public"}
-NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedgh"}
+NEEDS_LABELS = {"local-public", "fedmd"}
+NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
 METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]
 
 

@@ -4,8 +4,10 @@ from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.feddistill import FedDistill
 from pfedhr.algorithms.fedgh import FedGH
+from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedproto import FedProto
 from pfedhr.algorithms.fedprox import FedProx
+from pfedhr.algorithms.fedtgp import FedTGP
 from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
@@ -16,7 +18,8 @@ from pfedhr.algorithms.pfedme import PFedMe
 _METHODS: tuple[type[Algorithm], ...] = (
     *(Local, LocalPublic),
     *(FedAvg, FedProx, PerFedAvg, PFedMe),
-    *(LGFedAvg, FedProto, FedGH, FedDistill),
+    *(LGFedAvg, FedProto, FedTGP, FedGH),
+    *(FedDistill, FedMD),
     PFedHR,
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

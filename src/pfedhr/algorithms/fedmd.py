@@ -1,0 +1,144 @@
+"""FedMD: networks of any structure agree on public data.
+
+D. Li, J. Wang, "FedMD: Heterogenous Federated Learning via Model Distillation", NeurIPS 2019 workshop, arXiv 1910.03581. A
+client first trains on the labelled public data. In a round it moves its scores on public examples towards the clients' mean by
+the mean absolute difference, then trains on its own examples. Up: its scores on a subset of the public data that changes each
+round. Down: the mean of the scores sent last, and which round's subset they are of. Every client holds the public data.
+
+Departures: one exchange a round, so the consensus that a client learns is of the round before; a client pre-trains when it
+first takes part; no early stopping, for which there is no data; Adam throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithms.needs import at_least, public_labels
+from pfedhr.algorithms.private import initial_weights, restore, train, train_privately, weights_of
+from pfedhr.data import Examples
+from pfedhr.inference import predict
+from pfedhr.learning import Training
+from pfedhr.parcel import Tensors
+from pfedhr.seeding import generator
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """The server's state, and what goes down: mean scores (k, classes) on the subset of `round`, None before there are any."""
+
+    scores: Tensor | None
+    round: int
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """A client's state: its weights, and whether it has trained on the public labels."""
+
+    weights: Tensors
+    prepared: bool
+
+
+@dataclass(frozen=True)
+class PublicScores:
+    """What goes up: logits (k, classes) on the round's subset of the public data."""
+
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class FedMD(Algorithm):
+    """Federated learning by model distillation on public data."""
+
+    pretraining_epochs: int = 3
+    """Epochs on the public labels when a client first takes part; 0 needs no labels."""
+    alignment_examples: int = 5000
+    """How many public examples the clients score in a round, at most."""
+    digest_epochs: int = 1
+    """Epochs of moving towards the consensus."""
+    digest_batch_size: int = 256
+    """Batch size of it."""
+
+    name = "fedmd"
+    server_state = Consensus
+    client_state = Pupil
+    message_type = Consensus
+    reply_type = PublicScores
+
+    def check(self, setup: Setup) -> None:
+        """Raise SettingError for settings out of range, or public data without labels where clients pre-train."""
+        at_least(self, pretraining_epochs=0, alignment_examples=1, digest_epochs=0, digest_batch_size=2)
+        if self.pretraining_epochs:
+            public_labels(self, setup, ", or algorithm.pretraining_epochs = 0")
+
+    def init_server(self, view: ServerView) -> Consensus:
+        """Return no scores."""
+        return Consensus(None, 0)
+
+    def init_client(self, view: ClientView) -> Pupil:
+        """Return the client's initial weights, before it has seen public data."""
+        return Pupil(initial_weights(view), False)
+
+    def message(self, server: Consensus, client: str) -> Consensus:
+        """Return the consensus."""
+        return server
+
+    def client_step(self, state: Pupil, message: Consensus, view: ClientView) -> tuple[Pupil, PublicScores, Metrics]:
+        """Prepare if need be, digest the consensus, revisit the private examples, score the round's subset."""
+        model = restore(view.network, state.weights).to(view.device)
+        if not state.prepared and self.pretraining_epochs:
+            self._prepare(model, view)
+        if message.scores is not None and self.digest_epochs:
+            inputs = view.public.take(self._subset(view, message.round)).ready(view.device).inputs
+            scores = message.scores.to(view.device)
+
+            def loss(model: nn.Module, batch: Tensor) -> Tensor:
+                return functional.l1_loss(model(inputs[batch]), scores[batch])
+
+            # An example over the last whole batch joins none: a batch norm has no variance of one.
+            count = len(inputs) - (len(inputs) % self.digest_batch_size == 1)
+            train(view, model, loss, "digest", self._training(view, self.digest_epochs, self.digest_batch_size), count)
+        weights, metrics = train_privately(view, weights_of(model))
+        subset = view.public.take(self._subset(view, view.round)).ready(view.device).inputs
+        logits = predict(restore(view.network, weights).to(view.device), subset).cpu()
+        return Pupil(weights, True), PublicScores(logits), metrics
+
+    def server_step(
+        self, server: Consensus, replies: Mapping[str, PublicScores], view: ServerView
+    ) -> tuple[Consensus, Metrics]:
+        """Return the mean of the scores."""
+        if not replies:
+            return server, {}
+        return Consensus(torch.stack([replies[client].logits for client in sorted(replies)]).mean(0), view.round), {}
+
+    def personal_model(self, state: Pupil, view: ClientView) -> nn.Module:
+        """Return the client's network."""
+        return restore(view.network, state.weights)
+
+    def teacher_model(self, state: Pupil, view: ClientView) -> None:
+        """Return None: what a client learns from is no network."""
+        return
+
+    def _prepare(self, model: nn.Module, view: ClientView) -> None:
+        """Train on the public labels."""
+        public = view.public.ready(view.device)
+        assert isinstance(public, Examples)
+
+        def loss(model: nn.Module, batch: Tensor) -> Tensor:
+            return functional.cross_entropy(model(public.inputs[batch]), public.labels[batch])
+
+        training = self._training(view, self.pretraining_epochs, view.training.batch_size)
+        train(view, model, loss, "public", training, len(public))
+
+    def _training(self, view: ClientView, epochs: int, batch_size: int) -> Training:
+        return Training(epochs, batch_size, view.training.learning_rate, view.training.weight_decay)
+
+    def _subset(self, view: ClientView, round: int) -> Tensor:
+        """Return the places of the public examples that all clients score in `round`."""
+        order = torch.randperm(len(view.public), generator=generator(view.seed, round, "alignment"))
+        return order[: self.alignment_examples]

@@ -1,0 +1,160 @@
+"""FedTGP: FedProto whose server trains the global prototypes to keep classes apart.
+
+J. Zhang, Y. Liu, Y. Hua, J. Cao, "FedTGP: Trainable Global Prototypes with Adaptive-Margin-Enhanced Contrastive Learning for
+Data and Model Heterogeneity in Federated Learning", AAAI 2024, arXiv 2401.03230. A client does as in FedProto. The server
+trains vectors, through two linear layers, to be nearer to the clients' prototypes of their class than to those of others by a
+margin that adapts to how far classes are apart. Up: a mean of features for each class held. Down: the trained prototypes.
+
+Departures: prototypes are taken after training; the margin is the largest of the classes' distances from their nearest other
+class, as in the authors' code; prototypes of clients that do not take part in a round stay as they were sent last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithms.needs import above_zero, at_least, common_features
+from pfedhr.algorithms.per_class import (
+    ClassMeans,
+    ClassTable,
+    Down,
+    Guided,
+    Latest,
+    merge,
+    nearest_or_head,
+    on,
+    private_means,
+    pull,
+    train_with_features,
+)
+from pfedhr.algorithms.private import initial_weights, weights_of
+from pfedhr.parcel import Tensors
+from pfedhr.seeding import generator, seeded
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """The server's state: what every client sent last, what makes the prototypes, and the prototypes."""
+
+    latest: Latest
+    maker: Tensors
+    down: Down
+
+
+@dataclass(frozen=True)
+class FedTGP(Algorithm):
+    """Trainable global prototypes."""
+
+    prototype_weight: float = 10.0
+    """Weight of the distance from the prototypes (lambda); the distance is a mean over the features."""
+    margin_limit: float = 100.0
+    """The largest margin (tau)."""
+    server_epochs: int = 100
+    """Passes of the server over the clients' prototypes."""
+    server_batch_size: int = 10
+    """Prototypes a step."""
+    server_learning_rate: float = 0.01
+    """Step of the server's gradient descent."""
+
+    name = "fedtgp"
+    server_state = Trainable
+    client_state = Guided
+    message_type = Down
+    reply_type = ClassMeans
+
+    def check(self, setup: Setup) -> None:
+        """Raise SettingError for features of several widths, or settings out of range."""
+        at_least(self, prototype_weight=0, margin_limit=0, server_epochs=0, server_batch_size=1)
+        above_zero(self, "server_learning_rate")
+        common_features(self, setup)
+
+    def init_server(self, view: ServerView) -> Trainable:
+        """Return no prototypes."""
+        return Trainable(Latest({}), {}, Down(None))
+
+    def init_client(self, view: ClientView) -> Guided:
+        """Return the client's initial weights and no prototypes."""
+        return Guided(initial_weights(view), None)
+
+    def message(self, server: Trainable, client: str) -> Down:
+        """Return the trained prototypes."""
+        return server.down
+
+    def client_step(self, state: Guided, message: Down, view: ClientView) -> tuple[Guided, ClassMeans, Metrics]:
+        """Train near the prototypes, then take the client's own."""
+        term = None
+        if message.table is not None and self.prototype_weight:
+            table = on(message.table, view.device)
+            term = lambda features, logits, labels: self.prototype_weight * pull(features, labels, table)  # noqa: E731
+        weights, metrics = train_with_features(view, state.weights, term)
+        return Guided(weights, message.table), private_means(view, weights), metrics
+
+    def server_step(self, server: Trainable, replies: Mapping[str, ClassMeans], view: ServerView) -> tuple[Trainable, Metrics]:
+        """Train the prototypes on everyone's last ones."""
+        latest = server.latest.after(replies)
+        centres = merge(latest.sent, view.classes, by_examples=False)
+        if centres is None:
+            return server, {}
+        with seeded(view.seed, "prototypes"):
+            maker = PrototypeMaker(view.classes, centres.rows.shape[1])
+        if server.maker:
+            maker.load_state_dict(server.maker)
+        means = torch.cat([one.means for one in latest.sent.values()])
+        classes = torch.cat([one.classes for one in latest.sent.values()])
+        margin = min(adaptive_margin(centres), self.margin_limit)
+        optimiser = torch.optim.SGD(maker.parameters(), self.server_learning_rate)
+        rng = generator(view.seed, view.round, "prototypes")
+        for _ in range(self.server_epochs):
+            for places in torch.randperm(len(means), generator=rng).split(self.server_batch_size):
+                optimiser.zero_grad()
+                margin_loss(means[places], classes[places], maker(), margin).backward()
+                optimiser.step()
+        table = ClassTable(maker().detach(), centres.known)
+        return Trainable(latest, weights_of(maker), Down(table)), {"margin": margin}
+
+    def personal_model(self, state: Guided, view: ClientView) -> nn.Module:
+        """Return the network that says the class of the nearest prototype."""
+        return nearest_or_head(state, view)
+
+    def teacher_model(self, state: Guided, view: ClientView) -> None:
+        """Return None: there is no teacher."""
+        return
+
+
+class PrototypeMaker(nn.Module):
+    """A vector a class, made into its prototype by two linear layers."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.randn(classes, width))
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+    def forward(self) -> Tensor:
+        """Return the prototypes (classes, width)."""
+        return self.layers(self.vectors)
+
+
+def margin_loss(means: Tensor, classes: Tensor, prototypes: Tensor, margin: float) -> Tensor:
+    """Return the mean cross entropy of minus the distances to all prototypes, the own class's made longer by `margin`.
+
+    `means` (n, width), `classes` (n,) int64, `prototypes` (classes, width).
+    """
+    # The root has no gradient at 0, where a prototype is met exactly.
+    distances = ((means[:, None] - prototypes).square().sum(2) + 1e-12).sqrt()
+    own = functional.one_hot(classes, len(prototypes))
+    return functional.cross_entropy(-(distances + margin * own), classes)
+
+
+def adaptive_margin(centres: ClassTable) -> float:
+    """Return the largest of the known classes' distances from their nearest other one; infinity if fewer than two are known."""
+    rows = centres.rows[centres.known]
+    if len(rows) < 2:
+        return float("inf")
+    apart = torch.cdist(rows, rows).fill_diagonal_(torch.inf)
+    return float(apart.amin(1).max())

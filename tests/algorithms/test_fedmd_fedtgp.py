@@ -1,0 +1,105 @@
+"""Known answers of FedMD and FedTGP."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_contract import run
+from toy import make_cohort
+
+from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithms.fedmd import Consensus, FedMD, PublicScores
+from pfedhr.algorithms.fedtgp import FedTGP, Trainable, adaptive_margin, margin_loss
+from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.nothing import Own
+from pfedhr.algorithms.per_class import ClassTable
+from pfedhr.federate import Schedule
+from pfedhr.in_process import InProcess, Workers
+from pfedhr.parcel import unpack
+
+
+def test_the_consensus_is_the_plain_mean() -> None:
+    view = InProcess(FedMD(), Workers(make_cohort("mlp"))).server_view(3)
+    logits = torch.randn(5, 4)
+    server, _ = FedMD().server_step(Consensus(None, 0), {"a": PublicScores(logits), "b": PublicScores(-logits)}, view)
+    assert server.scores is not None
+    assert torch.equal(server.scores, torch.zeros(5, 4))
+    assert server.round == 3
+    alone, _ = FedMD().server_step(server, {"a": PublicScores(logits)}, view)
+    assert alone.scores is not None
+    assert torch.equal(alone.scores, logits)  # one client: its own scores, so a digest loss of 0
+    kept, _ = FedMD().server_step(alone, {}, view)
+    assert kept is alone
+
+
+def test_subsets_are_the_same_for_all_clients_and_change_each_round() -> None:
+    cohort, method = make_cohort("mlp"), FedMD(alignment_examples=6)
+    first, second = (method._subset(cohort.client_view(client, 1), 1) for client in ("client00", "client01"))
+    assert torch.equal(first, second)
+    assert len(first) == 6
+    assert not torch.equal(first, method._subset(cohort.client_view("client00", 1), 2))
+
+
+def test_without_public_steps_fedmd_learns_as_if_alone() -> None:
+    cohort = make_cohort("cnn1", labelled=False)
+    _, alone = run(Local(), cohort, Schedule(2, 4))
+    _, states = run(FedMD(pretraining_epochs=0, digest_epochs=0), cohort, Schedule(2, 4))
+    for client, state in states.items():
+        weights = unpack(FedMD.client_state, state or b"").weights
+        assert all(torch.equal(weights[name], value) for name, value in unpack(Own, alone[client] or b"").weights.items())
+
+
+def test_digesting_brings_clients_nearer_to_each_other() -> None:
+    def spread(method: FedMD) -> float:
+        cohort = make_cohort("mlp", labelled=False, epochs=1)
+        engine = InProcess(method, Workers(cohort))
+        sent: list[torch.Tensor] = []
+        scores = Consensus(None, 0)
+        states = {client: method.init_client(cohort.client_view(client, 0)) for client in cohort.networks}
+        for round in range(1, 4):
+            replies = {}
+            for client in cohort.networks:
+                states[client], replies[client], _ = method.client_step(
+                    states[client], scores, cohort.client_view(client, round)
+                )
+            scores, _ = method.server_step(scores, replies, engine.server_view(round))
+            sent = [reply.logits for reply in replies.values()]
+        return torch.stack(sent).std(0).mean().item()
+
+    digesting = spread(FedMD(pretraining_epochs=0, digest_epochs=20, digest_batch_size=4))
+    assert digesting < spread(FedMD(pretraining_epochs=0, digest_epochs=0))
+
+
+def test_the_margin_loss_has_its_known_values() -> None:
+    prototypes = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    mean, label = torch.tensor([[0.0, 0.0]]), torch.tensor([0])
+    assert margin_loss(mean, label, prototypes, 0.0).item() == pytest.approx(math.log1p(math.exp(-5)), abs=2e-6)
+    assert margin_loss(mean, label, prototypes, 5.0).item() == pytest.approx(math.log(2), abs=2e-6)
+    prototypes.requires_grad_()
+    (gradient,) = torch.autograd.grad(margin_loss(mean, label, prototypes, 5.0), [prototypes])
+    assert torch.isfinite(gradient).all()
+
+
+def test_the_margin_adapts_to_how_far_classes_are_apart() -> None:
+    rows = torch.tensor([[0.0], [1.0], [5.0], [99.0]])
+    assert adaptive_margin(ClassTable(rows, torch.tensor([True, True, True, False]))) == 4.0  # nearest: 1, 1, 4
+    assert adaptive_margin(ClassTable(rows, torch.tensor([True, False, False, False]))) == math.inf
+
+
+def test_an_undefined_margin_is_the_limit_and_prototypes_of_known_classes_go_down() -> None:
+    cohort = make_cohort("mlp", features=8)
+    results, _ = run(FedTGP(server_epochs=2), cohort, Schedule(1, 4))
+    server = unpack(Trainable, results[-1].progress.server)
+    assert server.down.table is not None
+    assert server.down.table.known.all()
+    assert server.down.table.rows.shape == (4, 8)
+    assert 0 < results[-1].server["margin"] <= 100
+
+
+@pytest.mark.parametrize("method", [FedMD(alignment_examples=0), FedTGP(server_batch_size=0)])
+def test_settings_out_of_range_are_refused(method) -> None:
+    cohort = make_cohort("mlp")
+    with pytest.raises(SettingError, match=f"algorithm.*{method.name}"):
+        method.check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))

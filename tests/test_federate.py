@@ -8,7 +8,7 @@ import pytest
 from toy import make_cohort
 
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.nothing import Nothing
+from pfedhr.algorithms.own import Nothing
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.federate import Schedule, federate, select
 from pfedhr.in_process import InProcess, Workers

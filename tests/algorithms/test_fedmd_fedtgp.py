@@ -13,7 +13,7 @@ from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.fedmd import Consensus, FedMD, PublicScores
 from pfedhr.algorithms.fedtgp import FedTGP, Trainable, adaptive_margin, margin_loss
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.nothing import Own
+from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.per_class import ClassTable
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers

@@ -19,7 +19,8 @@ from pfedhr.algorithms.homogeneous import Held, Shared, Trained
 from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.per_fedavg import PerFedAvg, meta_gradient
 from pfedhr.algorithms.pfedme import PFedMe
-from pfedhr.algorithms.private import common_weights, take_head
+from pfedhr.algorithms.private import common_weights
+from pfedhr.algorithms.shared_head import take_head
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training

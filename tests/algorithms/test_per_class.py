@@ -13,8 +13,9 @@ from pfedhr.algorithms.feddistill import FedDistill, towards
 from pfedhr.algorithms.fedgh import FedGH, train_header
 from pfedhr.algorithms.fedproto import FedProto, ServerTable
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.nothing import Own
-from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Guided, NearestRow, class_means, merge, pull
+from pfedhr.algorithms.own import Own
+from pfedhr.algorithms.per_class import ClassMeans, ClassTable, class_means, merge
+from pfedhr.algorithms.prototypes import Guided, NearestRow, pull
 from pfedhr.federate import Schedule
 from pfedhr.parcel import unpack
 from pfedhr.seeding import generator

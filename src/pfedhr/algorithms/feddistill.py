@@ -14,19 +14,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
 from pfedhr.algorithms.needs import at_least
-from pfedhr.algorithms.nothing import Own
+from pfedhr.algorithms.own import Own, OwnNetwork
 from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Down, Latest, class_means, merge, on
-from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
+from pfedhr.algorithms.private import Term, restore, train_model, weights_of
 from pfedhr.inference import predict
 
 
 @dataclass(frozen=True)
-class FedDistill(Algorithm):
+class FedDistill(OwnNetwork):
     """Federated distillation of mean outputs."""
 
     distil_weight: float = 1.0
@@ -34,7 +34,6 @@ class FedDistill(Algorithm):
 
     name = "feddistill"
     server_state = Latest
-    client_state = Own
     message_type = Down
     reply_type = ClassMeans
 
@@ -46,10 +45,6 @@ class FedDistill(Algorithm):
         """Return no outputs."""
         return Latest({})
 
-    def init_client(self, view: ClientView) -> Own:
-        """Return the client's initial weights."""
-        return Own(initial_weights(view))
-
     def message(self, server: Latest, client: str) -> Down:
         """Return the mean outputs of the other clients."""
         others = {name: sent for name, sent in server.sent.items() if name != client}
@@ -58,21 +53,14 @@ class FedDistill(Algorithm):
     def client_step(self, state: Own, message: Down, view: ClientView) -> tuple[Own, ClassMeans, Metrics]:
         """Train towards the other clients' outputs, then take the client's own."""
         examples = view.train.ready(view.device)
-        weights, metrics = train_privately(view, state.weights, self._term(message, examples.labels))
-        outputs = predict(restore(view.network, weights).to(view.device), examples.inputs).softmax(1)
-        return Own(weights), class_means(outputs, examples.labels), metrics
+        model = restore(view.network, state.weights).to(view.device)
+        metrics = train_model(view, model, self._term(message, examples.labels))
+        outputs = predict(model, examples.inputs).softmax(1)
+        return Own(weights_of(model)), class_means(outputs, examples.labels), metrics
 
     def server_step(self, server: Latest, replies: Mapping[str, ClassMeans], view: ServerView) -> tuple[Latest, Metrics]:
         """Keep everyone's last outputs."""
         return server.after(replies), {}
-
-    def personal_model(self, state: Own, view: ClientView) -> nn.Module:
-        """Return the client's network."""
-        return restore(view.network, state.weights)
-
-    def teacher_model(self, state: Own, view: ClientView) -> None:
-        """Return None: there is no teacher."""
-        return
 
     def _term(self, message: Down, labels: Tensor) -> Term | None:
         if message.table is None or not self.distil_weight:

@@ -17,18 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
 from pfedhr.algorithms.homogeneous import Shared
-from pfedhr.algorithms.needs import above_zero, at_least, common_features
-from pfedhr.algorithms.nothing import Own
+from pfedhr.algorithms.needs import above_zero, at_least
+from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.per_class import ClassMeans, private_means
-from pfedhr.algorithms.private import initial_weights, put_head, restore, train_privately, weights_of
+from pfedhr.algorithms.private import train_privately, weights_of
+from pfedhr.algorithms.shared_head import SharedHead, with_head
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator, seeded
 
 
 @dataclass(frozen=True)
-class FedGH(Algorithm):
+class FedGH(SharedHead):
     """A generalised global header."""
 
     header_epochs: int = 1
@@ -37,33 +38,17 @@ class FedGH(Algorithm):
     """Step of the server's gradient descent."""
 
     name = "fedgh"
-    server_state = Shared
-    client_state = Own
-    message_type = Shared
     reply_type = ClassMeans
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for features of several widths, or settings out of range."""
+        super().check(setup)
         at_least(self, header_epochs=0)
         above_zero(self, "header_learning_rate")
-        common_features(self, setup)
-
-    def init_server(self, view: ServerView) -> Shared:
-        """Return no header yet: its width comes with the first means."""
-        return Shared(None)
-
-    def init_client(self, view: ClientView) -> Own:
-        """Return the client's initial weights."""
-        return Own(initial_weights(view))
-
-    def message(self, server: Shared, client: str) -> Shared:
-        """Return the header."""
-        return server
 
     def client_step(self, state: Own, message: Shared, view: ClientView) -> tuple[Own, ClassMeans, Metrics]:
         """Train with the header that came, then take the class means of the features."""
-        start = put_head(view.network, state.weights, message.weights) if message.weights else state.weights
-        weights, metrics = train_privately(view, start)
+        weights, metrics = train_privately(view, with_head(view.network, state, message))
         return Own(weights), private_means(view, weights), metrics
 
     def server_step(self, server: Shared, replies: Mapping[str, ClassMeans], view: ServerView) -> tuple[Shared, Metrics]:
@@ -78,14 +63,6 @@ class FedGH(Algorithm):
             header.load_state_dict(server.weights)
         rng = generator(view.seed, view.round, "header")
         return Shared(train_header(header, means, classes, self.header_epochs, self.header_learning_rate, rng)), {}
-
-    def personal_model(self, state: Own, view: ClientView) -> nn.Module:
-        """Return the client's network after its own training."""
-        return restore(view.network, state.weights)
-
-    def teacher_model(self, state: Own, view: ClientView) -> None:
-        """Return None: there is no teacher."""
-        return
 
 
 def train_header(

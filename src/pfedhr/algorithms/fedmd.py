@@ -12,7 +12,7 @@ first takes part; no early stopping, for which there is no data; Adam throughout
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,8 @@ from torch.nn import functional
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
 from pfedhr.algorithms.needs import at_least, public_labels
-from pfedhr.algorithms.private import initial_weights, restore, train, train_privately, weights_of
-from pfedhr.data import Examples
+from pfedhr.algorithms.private import initial_weights, restore, train, train_model, train_on_public, weights_of
 from pfedhr.inference import predict
-from pfedhr.learning import Training
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
 
@@ -92,7 +90,7 @@ class FedMD(Algorithm):
         """Prepare if need be, digest the consensus, revisit the private examples, score the round's subset."""
         model = restore(view.network, state.weights).to(view.device)
         if not state.prepared and self.pretraining_epochs:
-            self._prepare(model, view)
+            train_on_public(view, model, self.pretraining_epochs)
         if message.scores is not None and self.digest_epochs:
             inputs = view.public.take(self._subset(view, message.round)).ready(view.device).inputs
             scores = message.scores.to(view.device)
@@ -102,11 +100,11 @@ class FedMD(Algorithm):
 
             # An example over the last whole batch joins none: a batch norm has no variance of one.
             count = len(inputs) - (len(inputs) % self.digest_batch_size == 1)
-            train(view, model, loss, "digest", self._training(view, self.digest_epochs, self.digest_batch_size), count)
-        weights, metrics = train_privately(view, weights_of(model))
+            training = replace(view.training, epochs=self.digest_epochs, batch_size=self.digest_batch_size)
+            train(view, model, loss, "digest", training, count)
+        metrics = train_model(view, model)
         subset = view.public.take(self._subset(view, view.round)).ready(view.device).inputs
-        logits = predict(restore(view.network, weights).to(view.device), subset).cpu()
-        return Pupil(weights, True), PublicScores(logits), metrics
+        return Pupil(weights_of(model), True), PublicScores(predict(model, subset).cpu()), metrics
 
     def server_step(
         self, server: Consensus, replies: Mapping[str, PublicScores], view: ServerView
@@ -123,20 +121,6 @@ class FedMD(Algorithm):
     def teacher_model(self, state: Pupil, view: ClientView) -> None:
         """Return None: what a client learns from is no network."""
         return
-
-    def _prepare(self, model: nn.Module, view: ClientView) -> None:
-        """Train on the public labels."""
-        public = view.public.ready(view.device)
-        assert isinstance(public, Examples)
-
-        def loss(model: nn.Module, batch: Tensor) -> Tensor:
-            return functional.cross_entropy(model(public.inputs[batch]), public.labels[batch])
-
-        training = self._training(view, self.pretraining_epochs, view.training.batch_size)
-        train(view, model, loss, "public", training, len(public))
-
-    def _training(self, view: ClientView, epochs: int, batch_size: int) -> Training:
-        return Training(epochs, batch_size, view.training.learning_rate, view.training.weight_decay)
 
     def _subset(self, view: ClientView, round: int) -> Tensor:
         """Return the places of the public examples that all clients score in `round`."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, Setup
 from pfedhr.algorithms.homogeneous import Held, Homogeneous, Shared, Trained, received
 from pfedhr.algorithms.needs import at_least
-from pfedhr.algorithms.private import restore, train, weights_of
+from pfedhr.algorithms.private import restore, train_model, weights_of
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,15 @@ class FedProx(Homogeneous):
 
     def client_step(self, state: Held, message: Shared, view: ClientView) -> tuple[Held, Trained, Metrics]:
         """Train the shared model on the private examples, held near where it begins."""
-        examples = view.train.ready(view.device)
         model = restore(view.network, received(message, view)).to(view.device)
         start = [value.detach().clone() for value in model.parameters()]
 
-        def loss(model: nn.Module, batch: Tensor) -> Tensor:
-            value = functional.cross_entropy(model(examples.inputs[batch]), examples.labels[batch])
-            return value + proximal(list(model.parameters()), start, self.proximal_weight) if self.proximal_weight else value
+        def term(logits: Tensor, batch: Tensor) -> Tensor:
+            return proximal(list(model.parameters()), start, self.proximal_weight)
 
-        last = train(view, model, loss)
+        metrics = train_model(view, model, term if self.proximal_weight else None)
         weights = weights_of(model)
-        return Held(weights, message.weights), Trained(weights, len(view.train)), {"loss": last}
+        return Held(weights, message.weights), Trained(weights, len(view.train)), metrics
 
 
 def proximal(weights: list[nn.Parameter], start: list[Tensor], factor: float) -> Tensor:

@@ -18,22 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
-from pfedhr.algorithms.needs import above_zero, at_least, common_features
-from pfedhr.algorithms.per_class import (
-    ClassMeans,
-    ClassTable,
-    Down,
-    Guided,
-    Latest,
-    merge,
-    nearest_or_head,
-    on,
-    private_means,
-    pull,
-    train_with_features,
-)
-from pfedhr.algorithms.private import initial_weights, weights_of
+from pfedhr.algorithm import Metrics, ServerView, Setup
+from pfedhr.algorithms.needs import above_zero, at_least
+from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Down, Latest, merge
+from pfedhr.algorithms.private import weights_of
+from pfedhr.algorithms.prototypes import Prototypical
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator, seeded
 
@@ -48,7 +37,7 @@ class Trainable:
 
 
 @dataclass(frozen=True)
-class FedTGP(Algorithm):
+class FedTGP(Prototypical):
     """Trainable global prototypes."""
 
     prototype_weight: float = 10.0
@@ -64,36 +53,20 @@ class FedTGP(Algorithm):
 
     name = "fedtgp"
     server_state = Trainable
-    client_state = Guided
-    message_type = Down
-    reply_type = ClassMeans
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for features of several widths, or settings out of range."""
-        at_least(self, prototype_weight=0, margin_limit=0, server_epochs=0, server_batch_size=1)
+        super().check(setup)
+        at_least(self, margin_limit=0, server_epochs=0, server_batch_size=1)
         above_zero(self, "server_learning_rate")
-        common_features(self, setup)
 
     def init_server(self, view: ServerView) -> Trainable:
         """Return no prototypes."""
         return Trainable(Latest({}), {}, Down(None))
 
-    def init_client(self, view: ClientView) -> Guided:
-        """Return the client's initial weights and no prototypes."""
-        return Guided(initial_weights(view), None)
-
     def message(self, server: Trainable, client: str) -> Down:
         """Return the trained prototypes."""
         return server.down
-
-    def client_step(self, state: Guided, message: Down, view: ClientView) -> tuple[Guided, ClassMeans, Metrics]:
-        """Train near the prototypes, then take the client's own."""
-        term = None
-        if message.table is not None and self.prototype_weight:
-            table = on(message.table, view.device)
-            term = lambda features, logits, labels: self.prototype_weight * pull(features, labels, table)  # noqa: E731
-        weights, metrics = train_with_features(view, state.weights, term)
-        return Guided(weights, message.table), private_means(view, weights), metrics
 
     def server_step(self, server: Trainable, replies: Mapping[str, ClassMeans], view: ServerView) -> tuple[Trainable, Metrics]:
         """Train the prototypes on everyone's last ones."""
@@ -117,14 +90,6 @@ class FedTGP(Algorithm):
                 optimiser.step()
         table = ClassTable(maker().detach(), centres.known)
         return Trainable(latest, weights_of(maker), Down(table)), {"margin": margin}
-
-    def personal_model(self, state: Guided, view: ClientView) -> nn.Module:
-        """Return the network that says the class of the nearest prototype."""
-        return nearest_or_head(state, view)
-
-    def teacher_model(self, state: Guided, view: ClientView) -> None:
-        """Return None: there is no teacher."""
-        return
 
 
 class PrototypeMaker(nn.Module):

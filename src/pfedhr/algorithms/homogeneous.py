@@ -69,8 +69,7 @@ class Homogeneous(Algorithm):
         """Return the mean of the replies by their examples, or what was where there are none."""
         if not replies:
             return server, {}
-        sent = [replies[client] for client in sorted(replies)]
-        return Shared(weighted_mean([one.weights for one in sent], [one.examples for one in sent])), {}
+        return Shared(mean(replies)), {}
 
     def personal_model(self, state: Held, view: ClientView) -> nn.Module:
         """Return the client's network after its own training."""
@@ -79,6 +78,12 @@ class Homogeneous(Algorithm):
     def teacher_model(self, state: Held, view: ClientView) -> nn.Module | None:
         """Return the shared model that the client was given last."""
         return restore(view.network, state.shared) if state.shared else None
+
+
+def mean(replies: Mapping[str, Trained], by_examples: bool = True) -> Tensors:
+    """Return the mean of the replies, at least one, by their examples or plainly."""
+    sent = [replies[client] for client in sorted(replies)]
+    return weighted_mean([one.weights for one in sent], [one.examples if by_examples else 1 for one in sent])
 
 
 def received(message: Shared, view: ClientView) -> Tensors:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from pfedhr.algorithm import ClientView, Metrics
-from pfedhr.algorithms.private import restore, train, weights_of
+from pfedhr.algorithm import ClientView
+from pfedhr.algorithms.private import restore
 from pfedhr.heads import Extractor
 from pfedhr.inference import inference
 from pfedhr.parcel import Tensors
-
-FeatureTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Maps features (batch, width), logits (batch, classes) and labels (batch,) to what is added to the cross entropy."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +50,6 @@ class Latest:
         return Latest(dict(sorted({**self.sent, **replies}.items())))
 
 
-@dataclass(frozen=True)
-class Guided:
-    """A client's state: its weights, and the table that it was given last."""
-
-    weights: Tensors
-    table: ClassTable | None
-
-
 def class_means(values: Tensor, labels: Tensor) -> ClassMeans:
     """Return the mean of `values` (n, width) over each class of `labels` (n,), on the CPU."""
     classes, place, counts = labels.cpu().unique(return_inverse=True, return_counts=True)
@@ -83,21 +71,6 @@ def merge(sent: Mapping[str, ClassMeans], classes: int, by_examples: bool) -> Cl
     return ClassTable(sums / weights.clamp(min=1)[:, None], weights > 0)
 
 
-def train_with_features(view: ClientView, weights: Tensors, term: FeatureTerm | None) -> tuple[Tensors, Metrics]:
-    """Return the weights after training on the private examples by cross entropy, plus `term` if given, and the last loss."""
-    examples = view.train.ready(view.device)
-    extractor = Extractor(restore(view.network, weights).to(view.device), view.network.classes)
-
-    def loss(_: nn.Module, batch: Tensor) -> Tensor:
-        features, logits = extractor(examples.inputs[batch])
-        labels = examples.labels[batch]
-        value = functional.cross_entropy(logits, labels)
-        return value if term is None else value + term(features, logits, labels)
-
-    last = train(view, extractor.model, loss)
-    return weights_of(extractor.model), {"loss": last}
-
-
 def private_means(view: ClientView, weights: Tensors) -> ClassMeans:
     """Return the class means of the private examples' features, in eval mode."""
     examples = view.train.ready(view.device)
@@ -107,37 +80,6 @@ def private_means(view: ClientView, weights: Tensors) -> ClassMeans:
     return class_means(features, examples.labels)
 
 
-def pull(features: Tensor, labels: Tensor, table: ClassTable) -> Tensor:
-    """Return the mean over the batch of the mean squared distance of features from their class's row; 0 where unknown."""
-    return ((features - table.rows[labels]).square().mean(1) * table.known[labels]).mean()
-
-
 def on(table: ClassTable, device: torch.device) -> ClassTable:
     """Return the table on `device`."""
     return ClassTable(table.rows.to(device), table.known.to(device))
-
-
-class NearestRow(nn.Module):
-    """A network that says the class whose row of a table its features are nearest to."""
-
-    rows: Tensor
-    known: Tensor
-
-    def __init__(self, model: nn.Module, classes: int, table: ClassTable) -> None:
-        super().__init__()
-        self.model = model
-        self._classes = classes
-        self.register_buffer("rows", table.rows)
-        self.register_buffer("known", table.known)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map inputs to (batch, classes): minus the squared distances, minus infinity for classes without a row."""
-        features, _ = Extractor(self.model, self._classes)(inputs)
-        distances = (features[:, None] - self.rows).square().sum(2)
-        return (-distances).masked_fill(~self.known, -torch.inf)
-
-
-def nearest_or_head(state: Guided, view: ClientView) -> nn.Module:
-    """Return the network that decides by its nearest row, or by its own head before there is a table."""
-    model = restore(view.network, state.weights)
-    return model if state.table is None else NearestRow(model, view.network.classes, state.table)

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
-from pfedhr.algorithms.averaging import weighted_mean
-from pfedhr.algorithms.homogeneous import Held, Homogeneous, Shared, Trained, received
+from pfedhr.algorithms.homogeneous import Held, Homogeneous, Shared, Trained, mean, received
 from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.private import restore, train, weights_of
 from pfedhr.seeding import generator, seeded
@@ -90,7 +89,7 @@ class PerFedAvg(Homogeneous):
         """Return the plain mean of the replies."""
         if not replies:
             return server, {}
-        return Shared(weighted_mean([replies[client].weights for client in sorted(replies)], [1] * len(replies))), {}
+        return Shared(mean(replies, by_examples=False)), {}
 
 
 def meta_gradient(

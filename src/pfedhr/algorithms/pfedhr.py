@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
+from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, assign, draft, teacher_network, tune
@@ -130,14 +131,9 @@ class PFedHR(Algorithm):
         SettingError for a setting out of range or more groups than blocks, DecompositionError for a network that cannot be
         cut, DescriptionError for one that cannot travel as data, ModelError for one that cannot be tuned in these batches.
         """
-        at_least = {"groups": 2, "candidates": 1, "tuning_epochs": 0, "tuning_batch_size": 1, "probe": 2}
-        at_least |= {"distil_weight": 0, "teacher_max_age": 0, "most_blocks": 0}
-        for setting, least in at_least.items():
-            if not getattr(self, setting) >= least:
-                raise SettingError(f"algorithm.{setting} = {getattr(self, setting)}: choose {least} or more")
-        for setting in ("temperature", "contrastive_temperature", "tuning_learning_rate"):
-            if not getattr(self, setting) > 0:
-                raise SettingError(f"algorithm.{setting} = {getattr(self, setting)}: choose a number above 0")
+        at_least(self, groups=2, candidates=1, tuning_epochs=0, tuning_batch_size=1, probe=2)
+        at_least(self, distil_weight=0, teacher_max_age=0, most_blocks=0)
+        above_zero(self, "temperature", "contrastive_temperature", "tuning_learning_rate")
         if not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
             raise SettingError(
                 f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of shape "

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, SettingError, Setup
-from pfedhr.algorithms.averaging import mixed, weighted_mean
-from pfedhr.algorithms.homogeneous import Held, Homogeneous, Shared, Trained, received
+from pfedhr.algorithms.averaging import mixed
+from pfedhr.algorithms.homogeneous import Held, Homogeneous, Shared, Trained, mean, received
 from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.private import restore, weights_of
 from pfedhr.learning import TrainingError, batches
@@ -102,5 +102,5 @@ class PFedMe(Homogeneous):
         """Return the mixture of the old model and the plain mean of the replies; of the mean alone in the first round."""
         if not replies:
             return server, {}
-        mean = weighted_mean([replies[client].weights for client in sorted(replies)], [1] * len(replies))
-        return Shared(mean if server.weights is None else mixed(server.weights, mean, self.mixing)), {}
+        new = mean(replies, by_examples=False)
+        return Shared(new if server.weights is None else mixed(server.weights, new, self.mixing)), {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics
-from pfedhr.heads import head_name
+from pfedhr.data import Examples
 from pfedhr.learning import Loss, Training, fit
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
@@ -58,30 +59,40 @@ def train(
     """
     name = (view.round, view.id, *([purpose] if purpose else []))
     with seeded(view.seed, *name, "dropout"):
-        return fit(model, count or len(view.train), loss, training or view.training, generator(view.seed, *name, "batches"))
+        return fit(
+            model,
+            len(view.train) if count is None else count,
+            loss,
+            training or view.training,
+            generator(view.seed, *name, "batches"),
+        )
 
 
-def take_head(network: ModelSpec, weights: Tensors) -> Tensors:
-    """Return the weights of the network's last linear layer, "weight" (classes, features) and "bias" (classes,)."""
-    prefix = head_name(build(network, 0), network.classes) + "."
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-
-
-def put_head(network: ModelSpec, weights: Tensors, head: Tensors) -> Tensors:
-    """Return the weights with another head."""
-    prefix = head_name(build(network, 0), network.classes) + "."
-    return weights | {prefix + name: value for name, value in head.items()}
-
-
-def train_privately(view: ClientView, weights: Tensors, term: Term | None = None) -> tuple[Tensors, Metrics]:
-    """Return the weights after training on the client's examples by cross entropy, plus `term` if given, and the last loss."""
+def train_model(view: ClientView, model: nn.Module, term: Term | None = None) -> Metrics:
+    """Train `model` in place on the client's examples by cross entropy, plus `term` if given, and return the last loss."""
     examples = view.train.ready(view.device)
-    model = restore(view.network, weights).to(view.device)
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         logits = model(examples.inputs[batch])
         value = functional.cross_entropy(logits, examples.labels[batch])
         return value if term is None else value + term(logits, batch)
 
-    last = train(view, model, loss)
-    return weights_of(model), {"loss": last}
+    return {"loss": train(view, model, loss)}
+
+
+def train_privately(view: ClientView, weights: Tensors, term: Term | None = None) -> tuple[Tensors, Metrics]:
+    """Return `weights` after `train_model`, and its metrics."""
+    model = restore(view.network, weights).to(view.device)
+    metrics = train_model(view, model, term)
+    return weights_of(model), metrics
+
+
+def train_on_public(view: ClientView, model: nn.Module, epochs: int) -> None:
+    """Train `model` in place on the public examples, whose labels the method's check has asked for."""
+    public = view.public.ready(view.device)
+    assert isinstance(public, Examples)
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return functional.cross_entropy(model(public.inputs[batch]), public.labels[batch])
+
+    train(view, model, loss, "public", replace(view.training, epochs=epochs), len(public))

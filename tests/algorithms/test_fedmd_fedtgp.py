@@ -7,16 +7,19 @@ import math
 import pytest
 import torch
 from test_contract import run
+from torch import nn
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.fedmd import Consensus, FedMD, PublicScores
 from pfedhr.algorithms.fedtgp import FedTGP, Trainable, adaptive_margin, margin_loss
 from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.local_public import LocalPublic
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.per_class import ClassTable
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
+from pfedhr.models import ModelError
 from pfedhr.parcel import unpack
 
 
@@ -49,6 +52,32 @@ def test_without_public_steps_fedmd_learns_as_if_alone() -> None:
     for client, state in states.items():
         weights = unpack(FedMD.client_state, state or b"").weights
         assert all(torch.equal(weights[name], value) for name, value in unpack(Own, alone[client] or b"").weights.items())
+
+
+def test_one_public_example_is_enough_to_align_on() -> None:
+    results, _ = run(FedMD(alignment_examples=1), make_cohort("mlp"), Schedule(2, 4))
+    server = unpack(Consensus, results[-1].progress.server)
+    assert server.scores is not None
+    assert server.scores.shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "place"),
+    [
+        (FedMD(alignment_examples=9, digest_batch_size=8, pretraining_epochs=0), "algorithm.digest_batch_size"),
+        (FedMD(), "plan.batch_size and the public data"),
+        (LocalPublic(), "plan.batch_size and the public data"),
+    ],
+)
+def test_a_last_batch_of_one_that_a_network_cannot_learn_from_is_refused(method, place: str) -> None:
+    cohort = make_cohort(f"{__name__}:normed")
+    public = cohort.federation.public.take(torch.arange(16 if "digest" in place else 9))
+    with pytest.raises(ModelError, match=f"{place}.*9 examples in batches of 8 leave a batch of one"):
+        method.check(Setup(cohort.networks, public, cohort.training, 4))
+
+
+def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
 
 
 def test_digesting_brings_clients_nearer_to_each_other() -> None:
@@ -98,7 +127,7 @@ def test_an_undefined_margin_is_the_limit_and_prototypes_of_known_classes_go_dow
     assert 0 < results[-1].server["margin"] <= 100
 
 
-@pytest.mark.parametrize("method", [FedMD(alignment_examples=0), FedTGP(server_batch_size=0)])
+@pytest.mark.parametrize("method", [FedMD(alignment_examples=0), FedTGP(server_batch_size=0), LocalPublic(public_epochs=-1)])
 def test_settings_out_of_range_are_refused(method) -> None:
     cohort = make_cohort("mlp")
     with pytest.raises(SettingError, match=f"algorithm.*{method.name}"):

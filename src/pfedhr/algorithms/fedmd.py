@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
-from pfedhr.algorithms.needs import at_least, public_labels
+from pfedhr.algorithms.needs import at_least, public_batches, public_labels
 from pfedhr.algorithms.private import initial_weights, restore, train, train_model, train_on_public, weights_of
 from pfedhr.inference import predict
 from pfedhr.parcel import Tensors
@@ -69,10 +69,17 @@ class FedMD(Algorithm):
     reply_type = PublicScores
 
     def check(self, setup: Setup) -> None:
-        """Raise SettingError for settings out of range, or public data without labels where clients pre-train."""
-        at_least(self, pretraining_epochs=0, alignment_examples=1, digest_epochs=0, digest_batch_size=2)
+        """Raise what would stop the method on `setup`.
+
+        SettingError for settings out of range, or public data without labels where clients pre-train; ModelError for a
+        network that cannot be trained on the public data in these batches.
+        """
+        at_least(self, pretraining_epochs=0, alignment_examples=1, digest_epochs=0, digest_batch_size=1)
         if self.pretraining_epochs:
             public_labels(self, setup, ", or algorithm.pretraining_epochs = 0")
+            public_batches(setup, "plan.batch_size", setup.training.batch_size)
+        if self.digest_epochs:
+            public_batches(setup, "algorithm.digest_batch_size", self.digest_batch_size, self.alignment_examples)
 
     def init_server(self, view: ServerView) -> Consensus:
         """Return no scores."""
@@ -98,10 +105,8 @@ class FedMD(Algorithm):
             def loss(model: nn.Module, batch: Tensor) -> Tensor:
                 return functional.l1_loss(model(inputs[batch]), scores[batch])
 
-            # An example over the last whole batch joins none: a batch norm has no variance of one.
-            count = len(inputs) - (len(inputs) % self.digest_batch_size == 1)
             training = replace(view.training, epochs=self.digest_epochs, batch_size=self.digest_batch_size)
-            train(view, model, loss, "digest", training, count)
+            train(view, model, loss, "digest", training, len(inputs))
         metrics = train_model(view, model)
         subset = view.public.take(self._subset(view, view.round)).ready(view.device).inputs
         return Pupil(weights_of(model), True), PublicScores(predict(model, subset).cpu()), metrics

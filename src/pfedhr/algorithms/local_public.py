@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pfedhr.algorithm import ClientView, Metrics, Setup
-from pfedhr.algorithms.needs import public_labels
+from pfedhr.algorithms.needs import at_least, public_batches, public_labels
 from pfedhr.algorithms.own import Alone, Nothing, Own
 from pfedhr.algorithms.private import restore, train_model, train_on_public, weights_of
 
@@ -23,8 +23,11 @@ class LocalPublic(Alone):
     name = "local-public"
 
     def check(self, setup: Setup) -> None:
-        """Raise SettingError if the public data has no labels."""
+        """Raise SettingError for public data without labels or negative epochs, ModelError for a last batch of one."""
+        at_least(self, public_epochs=0)
         public_labels(self, setup)
+        if self.public_epochs:
+            public_batches(setup, "plan.batch_size", setup.training.batch_size)
 
     def client_step(self, state: Own, message: Nothing, view: ClientView) -> tuple[Own, Nothing, Metrics]:
         """Train on the public examples, then on the private ones."""

@@ -7,7 +7,7 @@ from typing import Any
 from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.data import Examples
 from pfedhr.heads import Extractor
-from pfedhr.models import build
+from pfedhr.models import build, check_last_batch
 
 
 def at_least(algorithm: Algorithm, **least: float) -> None:
@@ -36,6 +36,13 @@ def public_labels(algorithm: Algorithm, setup: Setup, otherwise: str = "") -> No
     """Raise SettingError unless the public data is labelled; `otherwise` names another way out."""
     if not isinstance(setup.public, Examples):
         raise SettingError(f"{algorithm.name} needs labels of the public data: set public.labelled = true{otherwise}")
+
+
+def public_batches(setup: Setup, setting: str, batch_size: int, most: int | None = None) -> None:
+    """Raise ModelError if training on the public data, or `most` of it, ends in a batch of one that a network cannot take."""
+    count = len(setup.public) if most is None else min(most, len(setup.public))
+    for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
+        check_last_batch(network, setup.examples, count, batch_size, f"{setting} and the public data")
 
 
 def common_features(algorithm: Algorithm, setup: Setup) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
-from pfedhr.algorithms.needs import above_zero, at_least
+from pfedhr.algorithms.needs import above_zero, at_least, public_batches
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, assign, draft, teacher_network, tune
@@ -33,7 +33,6 @@ from pfedhr.algorithms.uploads import (
 from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Training, distil, soft_targets
-from pfedhr.models import check_last_batch
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import (
     BlockBank,
@@ -139,12 +138,9 @@ class PFedHR(Algorithm):
                 f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of shape "
                 f"{tuple(setup.public.inputs.shape[1:])}; give labelled public data"
             )
-        example = setup.examples
         if self.tuning_epochs:
-            for network in set(setup.networks.values()):
-                place = "algorithm.tuning_batch_size and the public data"
-                check_last_batch(network, example, len(setup.public), self.tuning_batch_size, place)
-        self._check_blocks(setup, example)
+            public_batches(setup, "algorithm.tuning_batch_size", self.tuning_batch_size)
+        self._check_blocks(setup, setup.examples)
 
     def _check_blocks(self, setup: Setup, example: Tensor) -> None:
         """Raise SettingError if the cohort of a round may have fewer blocks than there are groups."""

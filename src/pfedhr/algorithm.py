@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from pfedhr.models import ModelSpec
 
 Metrics = dict[str, Any]
 """What a step tells about itself, JSON-able. Names that hold "seconds" are times, and the only values that may vary."""
+
+PublicUse = Literal["none", "inputs at the server", "labels at the server", "inputs at clients", "labels at clients"]
+"""What a method takes of the public data, and who has to hold it."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -92,6 +95,10 @@ class Algorithm(ABC):
     @abstractmethod
     def check(self, setup: Setup) -> None:
         """Raise SettingError, or what a network's own check raises, if this method cannot run on `setup`."""
+
+    def public_use(self, labelled: bool) -> PublicUse:
+        """Return what the method takes of public data that has labels or not: extra data, which comparisons must tell."""
+        return "none"
 
     @abstractmethod
     def init_server(self, view: ServerView) -> Any:

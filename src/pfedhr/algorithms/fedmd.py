@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, Setup
 from pfedhr.algorithms.needs import at_least, public_batches, public_labels
 from pfedhr.algorithms.private import initial_weights, restore, train, train_model, train_on_public, weights_of
 from pfedhr.inference import predict
@@ -80,6 +80,10 @@ class FedMD(Algorithm):
             public_batches(setup, "plan.batch_size", setup.training.batch_size)
         if self.digest_epochs:
             public_batches(setup, "algorithm.digest_batch_size", self.digest_batch_size, self.alignment_examples)
+
+    def public_use(self, labelled: bool) -> PublicUse:
+        """Return labels if clients pre-train on them, else inputs."""
+        return "labels at clients" if self.pretraining_epochs else "inputs at clients"
 
     def init_server(self, view: ServerView) -> Consensus:
         """Return no scores."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pfedhr.algorithm import ClientView, Metrics, Setup
+from pfedhr.algorithm import ClientView, Metrics, PublicUse, Setup
 from pfedhr.algorithms.needs import at_least, public_batches, public_labels
 from pfedhr.algorithms.own import Alone, Nothing, Own
 from pfedhr.algorithms.private import restore, train_model, train_on_public, weights_of
@@ -28,6 +28,10 @@ class LocalPublic(Alone):
         public_labels(self, setup)
         if self.public_epochs:
             public_batches(setup, "plan.batch_size", setup.training.batch_size)
+
+    def public_use(self, labelled: bool) -> PublicUse:
+        """Return labels, which every client holds."""
+        return "labels at clients"
 
     def client_step(self, state: Own, message: Nothing, view: ClientView) -> tuple[Own, Nothing, Metrics]:
         """Train on the public examples, then on the private ones."""

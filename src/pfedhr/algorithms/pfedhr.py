@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
 from pfedhr.algorithms.stopwatch import Stopwatch
@@ -153,6 +153,10 @@ class PFedHR(Algorithm):
                 f"algorithm.groups = {self.groups}: a round of {setup.active} clients may have {fewest} blocks only; choose at "
                 f"most {fewest} groups, more active clients, or deeper networks"
             )
+
+    def public_use(self, labelled: bool) -> PublicUse:
+        """Return labels where there are some: the server tunes on them."""
+        return "labels at the server" if labelled else "inputs at the server"
 
     def init_server(self, view: ServerView) -> Teachers:
         """Return no teachers."""

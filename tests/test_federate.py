@@ -14,7 +14,8 @@ from pfedhr.federate import Schedule, federate, select
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training, TrainingError
 from pfedhr.parcel import pack
-from pfedhr.transport import Order, Report, TransportError
+from pfedhr.processes import WorkerError
+from pfedhr.transport import Order, Report
 
 CLIENTS = [f"client{number:02}" for number in range(10)]
 
@@ -80,7 +81,7 @@ def end_abruptly(cohort: object) -> None:
 
 
 def test_a_worker_that_ends_is_told_in_words() -> None:
-    with Workers(make_cohort("mlp"), 2) as workers, pytest.raises(TransportError, match="worker process ended"):
+    with Workers(make_cohort("mlp"), 2) as workers, pytest.raises(WorkerError, match="worker process ended"):
         list(workers.run(end_abruptly, [(), ()]))
 
 
@@ -96,7 +97,7 @@ def fail(cohort: object) -> None:
 
 
 def test_what_fails_in_a_worker_is_told_as_it_was() -> None:
-    with Workers(make_cohort("mlp"), 2) as workers, pytest.raises(TransportError, match=r"Peculiar: leftright"):
+    with Workers(make_cohort("mlp"), 2) as workers, pytest.raises(WorkerError, match=r"Peculiar: leftright"):
         list(workers.run(fail, [(), ()]))
 
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from pfedhr.algorithm import Algorithm, ClientView, Map, ServerView
 from pfedhr.data import Federation
-from pfedhr.errors import PfedhrError
 from pfedhr.inference import one_thread
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import pack, unpack
-from pfedhr.transport import Order, Report, TransportError, handle
-
-AHEAD = 8
-"""How many tasks a worker process may have waiting."""
+from pfedhr.processes import Processes
+from pfedhr.transport import Order, Report, handle
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -91,56 +79,27 @@ class Workers:
 
     def __init__(self, cohort: Cohort, count: int = 1) -> None:
         self.cohort = cohort
-        self._count = count
-        self._pool: ProcessPoolExecutor | None = None
+        self._processes: Processes | None = None
         if count > 1:
             # The data goes as one parcel: tensors one by one would each take a file descriptor of shared memory.
             rest = {item.name: getattr(cohort, item.name) for item in fields(cohort) if item.name != "federation"}
-            # Spawned, not forked: a fork would copy the locks of torch's threads in whatever state they are.
-            context = get_context("spawn")
-            watched, self._lifeline = context.Pipe(duplex=False)
-            self._pool = ProcessPoolExecutor(count, context, _start_worker, (watched, pack(cohort.federation), rest))
+            self._processes = Processes(count, _hold_cohort, pack(cohort.federation), rest)
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind and self._pool:
-            self._lifeline.close()  # whatever the processes are at, nobody waits for it any more
-        self.close()
-
-    def close(self) -> None:
-        """End the worker processes, once they have done what they are at."""
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-            self._lifeline.close()
+        if self._processes:
+            self._processes.close(abandon=kind is not None)
 
     def run(self, task: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
-        """Yield `task(cohort, *each)` for each of the arguments in order; task and arguments must be picklable.
-
-        Arguments are taken as they are needed, so that not all have to be in memory at once. Raises TransportError if a worker
-        process ends, or if a task raises what is not for the user.
-        """
-        if not self._pool:
-            with one_thread():
-                for each in arguments:
-                    yield task(self.cohort, *each)
+        """Yield `task(cohort, *each)` for each of the arguments in order, as `Processes.run` does."""
+        if self._processes:
+            yield from self._processes.run(_with_cohort, ((task, each) for each in arguments))
             return
-        waiting: deque[Future[Result]] = deque()
-        try:
+        with one_thread():
             for each in arguments:
-                waiting.append(self._pool.submit(_in_worker, task, each))
-                if len(waiting) == AHEAD * self._count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise TransportError(
-                "a worker process ended before its work did, most often for want of memory: go on with fewer workers"
-            ) from error
-        finally:
-            for future in waiting:
-                future.cancel()
+                yield task(self.cohort, *each)
 
 
 class InProcess:
@@ -195,24 +154,10 @@ _cohort: Cohort | None = None
 """What a worker process was started with."""
 
 
-def _start_worker(lifeline: Connection, federation: bytes, rest: dict[str, Any]) -> None:
+def _hold_cohort(federation: bytes, rest: dict[str, Any]) -> None:
     global _cohort
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     _cohort = Cohort(federation=unpack(Federation, federation), **rest)
-    torch.set_num_threads(1)
 
 
-def _end_with(lifeline: Connection) -> None:
-    """End this process when the other end of `lifeline` is closed, as it also is when the main process is killed."""
-    lifeline.poll(None)
-    os._exit(1)
-
-
-def _in_worker(task: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
-    try:
-        return task(_cohort, *arguments)
-    except PfedhrError:
-        raise
-    except Exception as error:  # it may be of a class that cannot be carried to another process
-        raise TransportError(f"a worker failed with {type(error).__name__}: {error}\n{traceback.format_exc()}") from None
+def _with_cohort(task: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+    return task(_cohort, *arguments)

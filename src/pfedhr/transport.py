@@ -14,13 +14,8 @@ from torch import nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics
 from pfedhr.data import Examples
-from pfedhr.errors import PfedhrError
 from pfedhr.learning import Score, TrainingError, evaluate
 from pfedhr.parcel import pack, unpack
-
-
-class TransportError(PfedhrError):
-    """An engine that broke, whatever the method."""
 
 
 @dataclass(frozen=True)

@@ -147,8 +147,11 @@ def test_public_images_of_another_set_are_made_alike(small_and_large: tuple[str,
     options = DataOptions(main, partition="iid")
     federation = build_federation(options, PublicOptions(share, other, labelled), 3, seed=0)
     pool = len(load(main).examples)
-    assert sum(len(data.train) + len(data.test) for data in federation.clients.values()) == pool
+    assert sum(len(data.train) + len(data.test) for data in federation.clients.values()) == pool - round(share * pool)
     assert len(federation.public) == round(share * pool)
+    at_home = build_federation(options, PublicOptions(share), 3, seed=0)
+    for client, data in federation.clients.items():  # comparisons of public data compare nothing else
+        assert torch.equal(data.train.inputs, at_home.clients[client].train.inputs)
     assert tuple(federation.public.inputs.shape[1:]) == federation.shape
     assert federation.public.inputs.dtype == torch.uint8
     assert isinstance(federation.public, Examples if labelled else Unlabelled)

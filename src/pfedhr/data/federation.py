@@ -68,9 +68,9 @@ class PublicOptions:
     """The server's public data. DataError names a field out of range."""
 
     share: float = 0.1
-    """Number of public examples, as a share of the clients' set; taken out of it unless another is named."""
+    """Number of public examples, as a share of the clients' set; as many leave it, even where another set gives them."""
     name: str = ""
-    """Another set to take public examples from, resized to the clients' images; empty takes from theirs."""
+    """Another set to take public examples from, resized to the clients' images; empty takes those that left theirs."""
     labelled: bool = True
     """Whether the server may see the labels of the public examples."""
 
@@ -142,12 +142,13 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
         count, most = data.examples, len(pool)
         _check_option("data.examples", count, count <= most, f"at most the {most} that {data.name} has")
         pool = pool.take(stratified(pool.labels, count, generator(seed, "examples")))
-    if public.name in ("", data.name):
-        kept, drawn = holdout(pool.labels, public.share, generator(seed, "public"))
-        shared, pool = pool.take(drawn), pool.take(kept)
-    else:
+    whole = len(pool)
+    kept, drawn = holdout(pool.labels, public.share, generator(seed, "public"))
+    shared, pool = pool.take(drawn), pool.take(kept)
+    if public.name not in ("", data.name):
+        # What leaves the pool is not used then, but clients hold the same examples whatever the public data is.
         source = load(public.name, data.dir, data.hub)
-        shared = _foreign(source, main, len(pool), public, seed)
+        shared = _foreign(source, main, whole, public, seed)
     shares = _share_out(pool.labels, clients, data, generator(seed, "partition"))
     width = max(2, len(str(clients - 1)))
     held: dict[str, ClientData] = {}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 
 from benchmarks import blueprint, demo, fit, help, overhead, similarity, teacher, workers
 from benchmarks.timing import Measurement
+from pfedhr.machine import machine, versions
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Measurement]]] = {
     "help": help.measure,
@@ -34,7 +32,7 @@ def main(names: Sequence[str]) -> int:
     # As the library does while it trains: small networks are no faster on more threads, and measurements less steady.
     torch.set_num_threads(1)
     print(
-        f"torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, {_processor()}\n"
+        f"{versions()}, {machine()}\n"
         "median (least to most) of the repeats; a target is held against the median",
         flush=True,
     )
@@ -42,14 +40,6 @@ def main(names: Sequence[str]) -> int:
         for measurement in BENCHMARKS[name]():
             print(measurement, flush=True)
     return 0
-
-
-def _processor() -> str:
-    """Return the processor's name as far as the system tells it."""
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.is_file() else []
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

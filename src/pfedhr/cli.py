@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pfedhr.arguments import UsageError, take
 from pfedhr.errors import PfedhrError
 
 if TYPE_CHECKING:
@@ -22,16 +23,21 @@ Personalised federated learning among clients whose neural networks differ.
                           run an experiment; `pfedhr run demo --help` lists every field
   pfedhr run --resume DIR [--workers N]
                           go on with a run that was stopped, to the same end
+  pfedhr compare PRESET-or-FILE.toml --algorithms a,b,c [--seeds 0,1,2,3,4] [--out DIR]
+                 [--workers N] [--FIELD VALUE ...] [--METHOD.FIELD VALUE ...]
+                          run methods side by side, paired by seed, and print their table;
+                          the same command again runs what is not finished
+  pfedhr reproduce TARGET --data.dir DIR [--scale small|paper] [--datasets a,b]
+                 [--seeds 0,1,2,3,4] [--out DIR] [--workers N]
+                          a table or figure of the paper: table2, table3, table4, figure1,
+                          figure3, figure4, figure5, figure6, figure7
+  pfedhr report DIR ...   write a study's tables and figures again from its CSV files
   pfedhr inspect MODEL [--shape 3,32,32] [--classes 10] [--tokens]
                           print a network's blocks; --tokens: its inputs are the
                           numbers of words, as in: inspect lstm --shape 12 --tokens
   pfedhr presets          list the presets
 
 MODEL is a name of the zoo or your own as package.module:factory."""
-
-
-class UsageError(PfedhrError):
-    """A command line that says something else than the usage allows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,11 +63,11 @@ def run(arguments: list[str]) -> None:
     from pfedhr.launch import resume, start, stored_experiment
     from pfedhr.report.console import ProgressDisplay, better_off, client_table
 
-    stopped, arguments = _take(arguments, "--resume")
-    out, arguments = _take(arguments, "--out")
+    stopped, arguments = take(arguments, "--resume")
+    out, arguments = take(arguments, "--out")
     workers: int | None = None
     if stopped:
-        count, arguments = _take(arguments, "--workers")
+        count, arguments = take(arguments, "--workers")
         if arguments or out or (count is not None and not (count.isdecimal() and int(count))):
             raise UsageError("--resume takes the run's directory, and --workers N if need be: a run goes on as it began")
         workers = int(count) if count else None
@@ -88,8 +94,8 @@ def inspect(arguments: list[str]) -> None:
     from pfedhr.models import ModelSpec
     from pfedhr.report.console import block_table
 
-    shape, arguments = _take(arguments, "--shape")
-    classes, arguments = _take(arguments, "--classes")
+    shape, arguments = take(arguments, "--shape")
+    classes, arguments = take(arguments, "--classes")
     tokens, arguments = "--tokens" in arguments, [word for word in arguments if word != "--tokens"]
     if len(arguments) != 1:
         raise UsageError("pfedhr inspect takes one MODEL, as in: pfedhr inspect cnn1 --shape 3,32,32 --classes 10")
@@ -110,7 +116,25 @@ def list_presets(arguments: list[str]) -> None:
         print(f"{name:<18}{text.splitlines()[0].lstrip('# ')}")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run, "inspect": inspect, "presets": list_presets}
+def _study(command: str) -> Callable[[list[str]], None]:
+    """Return a command of `cli_studies`, imported when it is called."""
+
+    def call(arguments: list[str]) -> None:
+        from pfedhr import cli_studies
+
+        getattr(cli_studies, command)(arguments)
+
+    return call
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": run,
+    "compare": _study("compare"),
+    "reproduce": _study("reproduce_target"),
+    "report": _study("report"),
+    "inspect": inspect,
+    "presets": list_presets,
+}
 
 
 def _experiment(arguments: list[str]) -> Experiment:
@@ -141,20 +165,6 @@ def _print_fields(experiment: Experiment, name: str) -> None:
         default=experiment,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
-
-
-def _take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
-    """Return the value of `option`, written with a space or "=", and the arguments without it."""
-    for place, word in enumerate(arguments):
-        name, equals, value = word.partition("=")
-        if name != option:
-            continue
-        if equals:
-            return value, arguments[:place] + arguments[place + 1 :]
-        if place + 1 == len(arguments):
-            raise UsageError(f"{option} needs a value")
-        return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
-    return None, arguments
 
 
 def _free_directory(name: str) -> Path:

@@ -107,7 +107,7 @@ class RunDirectory:
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return the records of the rounds that have ended."""
-        return [json.loads(line) for line in self._lines()]
+        return read_rounds(self.path)
 
     def end_round(self, result: RoundResult) -> None:
         """Write the round's line and where the run now stands, then delete the states that it has left behind."""
@@ -155,20 +155,14 @@ class RunDirectory:
                 return unpack(Checkpoint, path.read_bytes())
             except ParcelError as error:
                 raise _lost(path, f"is damaged ({error})") from error
-        if len(self._lines()) > 1 or (self.path / "clients.csv").exists():
+        if len(_lines(self.path)) > 1 or (self.path / "clients.csv").exists():
             raise _lost(path, "is missing")
         return None
-
-    def _lines(self) -> list[bytes]:
-        """Return the whole lines of rounds.jsonl."""
-        path = self.path / "rounds.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        return [line for line in lines if line.endswith(b"\n")]
 
     def _drop_line_of_unfinished_round(self) -> None:
         """Drop the line, whole or not, of a round whose end did not reach the checkpoint."""
         path = self.path / "rounds.jsonl"
-        lines = self._lines()
+        lines = _lines(self.path)
         if not self._round <= len(lines) <= self._round + 1:
             raise RunError(f"{path} has {len(lines)} rounds, and the checkpoint is of round {self._round}: restore either")
         kept = b"".join(lines[: self._round])
@@ -200,6 +194,18 @@ def read_experiment(path: Path) -> str:
     if not file.is_file():
         raise RunError(f"{path} holds no experiment.toml, so it is not a run: give the directory that --out named")
     return file.read_text(encoding="utf-8")
+
+
+def read_rounds(path: Path) -> list[dict[str, Any]]:
+    """Return the records of the rounds of the run in `path`, and touch nothing."""
+    return [json.loads(line) for line in _lines(path)]
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Return the whole lines of rounds.jsonl."""
+    file = path / "rounds.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
 
 
 def record(result: RoundResult) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pfedhr.data.examples import DataError, Examples, Public, Unlabelled, ready
-from pfedhr.data.federation import ClientData, DataOptions, Federation, PublicOptions, build_federation
+from pfedhr.data.federation import ClientData, DataOptions, Federation, Partition, PublicOptions, build_federation
 from pfedhr.data.partition import by_classes, dirichlet, holdout, iid, stratified
 from pfedhr.data.sources import NAMES, Dataset, load
 
@@ -15,6 +15,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "Federation",
+    "Partition",
     "Public",
     "PublicOptions",
     "Unlabelled",

@@ -17,6 +17,7 @@ from pfedhr.federate import RoundResult
 from pfedhr.models import ModelSpec, build, check_network
 from pfedhr.reassembly import decompose
 from pfedhr.run import ClientOutcome
+from pfedhr.study import Cell
 
 # Narrow enough for the table of clients to fit 80 columns.
 LAYOUT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0), "title_justify": "left"}
@@ -53,6 +54,38 @@ class ProgressDisplay:
         mean = f"accuracy {statistics.fmean(accuracies):.3f}" if accuracies else "not evaluated yet"
         note = f"{len(result.active)} clients  {mean}"
         self._progress.update(self._tasks[label], advance=1, note=note)
+
+
+class CellsDisplay:
+    """A bar over the runs of a study; where the console is no terminal, a line a run."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("runs  {task.description}"), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._done = self._total = 0
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> CellsDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def begin(self, cells: int, done: int) -> None:
+        """Show the bar of `cells` runs of which `done` are behind."""
+        self._done, self._total = done, cells
+        self._task = self._progress.add_task("", total=cells, completed=done)
+
+    def end_cell(self, cell: Cell, error: str) -> None:
+        """Move the bar on by one run."""
+        self._done += 1
+        note = f"{cell.folder}{' failed' if error else ''}"
+        if self._task is not None:
+            self._progress.update(self._task, advance=1, description=note)
+        if not self._console.is_terminal:
+            self._console.print(f"{self._done}/{self._total} {note}", soft_wrap=True)
 
 
 def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:

@@ -1,0 +1,56 @@
+"""Words of a command line: options with values, lists, and errors about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pfedhr.errors import PfedhrError
+
+
+class UsageError(PfedhrError):
+    """A command line that says something else than the usage allows."""
+
+
+def take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Return the value of `option`, written with a space or "=", and the arguments without it. Raises UsageError."""
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name != option:
+            continue
+        if equals:
+            return value, arguments[:place] + arguments[place + 1 :]
+        if place + 1 == len(arguments):
+            raise UsageError(f"{option} needs a value")
+        return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
+    return None, arguments
+
+
+def words(option: str, value: str) -> list[str]:
+    """Return the words of a list with commas. Raises UsageError if one is empty or there twice."""
+    found = value.split(",")
+    if not all(found) or len(set(found)) < len(found):
+        raise UsageError(f"{option} {value}: words with commas between them were expected, each once")
+    return found
+
+
+def numbers(option: str, value: str) -> list[int]:
+    """Return the whole numbers of a list with commas, none below 0. Raises UsageError."""
+    found = words(option, value)
+    if not all(word.isdecimal() for word in found):
+        raise UsageError(f"{option} {value}: whole numbers with commas between them were expected, as in 0,1,2")
+    return [int(word) for word in found]
+
+
+def count(option: str, value: str | None) -> int:
+    """Return the number of an option that is at least 1, and 1 if it is not given. Raises UsageError."""
+    if value is not None and not (value.isdecimal() and int(value)):
+        raise UsageError(f"{option} {value}: a whole number from 1 was expected")
+    return int(value or 1)
+
+
+def folder(value: str | None, otherwise: str) -> Path:
+    """Return the folder that an option names, or another. Raises UsageError if it is a file."""
+    path = Path(value or otherwise)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--out {path}: that is a file; name a folder")
+    return path

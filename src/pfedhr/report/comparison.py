@@ -1,0 +1,172 @@
+"""The table of a comparison: a row a method, what it gave and what it cost, beside learning alone and pFedHR."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from pfedhr.report.sheet import Sheet
+from pfedhr.results import STAGES, CellRow, Results
+from pfedhr.statistics import Interval, paired_interval
+
+ALONE = "local"
+REFERENCE = "pfedhr"
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method in one setting: means over seeds.
+
+    `spread`: standard deviation over seeds of the mean over clients; `deviation`: that over clients, mean over seeds. `better`
+    and `worse` count pairs of client and seed, of `pairs`, against learning alone. Megabytes are those of a client in a round,
+    seconds those of all clients, or of the server, in a round.
+    """
+
+    method: str
+    mean: float
+    spread: float
+    best: float
+    worst: float
+    worst_tenth: float
+    deviation: float
+    better: int | None
+    worse: int | None
+    pairs: int
+    to_alone: Interval | None
+    to_reference: Interval | None
+    megabytes_up: float
+    megabytes_down: float
+    client_seconds: float
+    server_seconds: float
+    public_use: str
+    teacher_ratio: float | None
+
+
+def method_rows(results: Results) -> list[MethodRow]:
+    """Return the rows of a single setting, in the order of its methods."""
+    alone = results.accuracies(ALONE)
+    reference = results.accuracies(REFERENCE)
+    return [_method_row(method, results, alone, reference) for method in results.methods]
+
+
+Accuracies = Mapping[int, Mapping[str, float]]
+"""By seed and client."""
+
+
+def _method_row(method: str, results: Results, alone: Accuracies, reference: Accuracies) -> MethodRow:
+    cells = [row for row in results.cells if row.method == method]
+    own = results.accuracies(method)
+    gains = differences(own, alone) if alone and method != ALONE else []
+    ratios = [row.teacher_ratio for row in cells if row.teacher_ratio is not None]
+
+    def mean(value: Callable[[CellRow], float]) -> float:
+        return statistics.fmean(map(value, cells))
+
+    return MethodRow(
+        method=method,
+        mean=mean(lambda row: row.mean),
+        spread=statistics.stdev(row.mean for row in cells) if len(cells) > 1 else 0.0,
+        best=mean(lambda row: row.best),
+        worst=mean(lambda row: row.worst),
+        worst_tenth=mean(lambda row: row.worst_tenth),
+        deviation=mean(lambda row: row.deviation),
+        better=sum(gain > 0 for row in gains for gain in row) if gains else None,
+        worse=sum(gain < 0 for row in gains for gain in row) if gains else None,
+        pairs=sum(map(len, own.values())),
+        to_alone=paired_interval(gains) if gains else None,
+        to_reference=paired_interval(differences(own, reference)) if reference and method != REFERENCE else None,
+        megabytes_up=mean(lambda row: row.bytes_up / MEGABYTE / row.rounds / row.active),
+        megabytes_down=mean(lambda row: row.bytes_down / MEGABYTE / row.rounds / row.active),
+        client_seconds=mean(lambda row: row.client_seconds / row.rounds),
+        server_seconds=mean(lambda row: row.server_seconds / row.rounds),
+        public_use=cells[0].public_use,
+        teacher_ratio=statistics.fmean(ratios) if ratios else None,
+    )
+
+
+def differences(own: Accuracies, other: Accuracies) -> list[list[float]]:
+    """Return own minus other (seeds, clients), paired by seed and client, for the seeds that both have."""
+    return [[own[seed][client] - other[seed][client] for client in sorted(own[seed])] for seed in sorted(own) if seed in other]
+
+
+def comparison_csv(rows: Sequence[MethodRow]) -> str:
+    """Return the rows as CSV, numbers in full; an interval has three columns."""
+    records: list[dict[str, object]] = []
+    for row in rows:
+        record: dict[str, object] = {}
+        for item in fields(row):
+            value = getattr(row, item.name)
+            if item.name.startswith("to_"):
+                record |= {f"{item.name}_{end}": value and getattr(value, end) for end in ("mean", "low", "high")}
+            else:
+                record[item.name] = value
+        records.append(record)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+HEADINGS = (
+    *("method", "mean", "best round", "worst client", "worst tenth", "std", "better / worse off"),
+    *("to local", "to pfedhr", "MB up", "MB down", "client s", "server s", "extra data"),
+)
+
+
+def comparison_sheet(rows: Sequence[MethodRow], title: str) -> Sheet:
+    """Return the rows as a table of text: accuracies in percent, differences in points with their 95 % intervals."""
+    return Sheet(title, HEADINGS, [list(_cells(row)) for row in rows])
+
+
+def _cells(row: MethodRow) -> Iterator[str]:
+    yield row.method
+    yield f"{100 * row.mean:.2f} ± {100 * row.spread:.2f}"
+    yield from (f"{100 * value:.2f}" for value in (row.best, row.worst, row.worst_tenth, row.deviation))
+    yield "" if row.better is None else f"{row.better} / {row.worse} of {row.pairs}"
+    yield from map(points, (row.to_alone, row.to_reference))
+    yield from (f"{value:.3g}" for value in (row.megabytes_up, row.megabytes_down))
+    yield from (f"{value:.2f}" for value in (row.client_seconds, row.server_seconds))
+    yield row.public_use
+
+
+def points(interval: Interval | None) -> str:
+    """Return a difference in percentage points with its interval; nothing for None."""
+    if interval is None:
+        return ""
+    mean, low, high = (100 * value for value in (interval.mean, interval.low, interval.high))
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def structure_sheet(results: Results, setting: str) -> Sheet:
+    """Return the mean accuracy of every method over the clients of each structure."""
+    models = sorted({row.model for row in results.clients})
+
+    def mean(method: str, model: str) -> str:
+        held = [row.accuracy for row in results.clients if (row.method, row.model) == (method, model)]
+        return f"{100 * statistics.fmean(held):.2f}"
+
+    rows = [[method, *(mean(method, model) for model in models)] for method in results.methods]
+    return Sheet(f"{setting}: mean accuracy by structure", ("method", *models), rows)
+
+
+def server_sheet(results: Results, setting: str) -> Sheet | None:
+    """Return where the server's seconds of a round go, and how large teachers are, for methods that reassemble; or None."""
+    rows: list[list[str]] = []
+    for method in results.methods:
+        cells = [row for row in results.cells if row.method == method]
+        if all(row.candidates is None for row in cells):
+            continue
+        seconds = [statistics.fmean(getattr(row, f"{stage}_seconds") / row.rounds for row in cells) for stage in STAGES]
+        counts = [row.candidates for row in cells if row.candidates is not None]
+        ratios = [row.teacher_ratio for row in cells if row.teacher_ratio is not None]
+        ratio = f"{statistics.fmean(ratios):+.2f}" if ratios else ""
+        rows.append([method, *(f"{value:.3f}" for value in seconds), f"{statistics.fmean(counts):.1f}", ratio])
+    if not rows:
+        return None
+    title = f"{setting}: the server's seconds a round by stage"
+    return Sheet(title, ("method", *STAGES, "candidates", "teacher size - 1"), rows)

@@ -1,0 +1,130 @@
+"""What each table and figure of the pFedHR paper varies.
+
+Its settings are named partition/public/value: "iid/labelled/", or "classes/unlabelled/5" for five groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pfedhr.algorithm import Algorithm
+from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.pfedhr import PFedHR
+from pfedhr.data import Partition
+from pfedhr.experiment import Experiment
+from pfedhr.reproduction.scales import Scale
+from pfedhr.study import Setting
+
+PAPER_SETS = ("mnist", "svhn", "cifar-10")
+OTHER_SET = {"mnist": "fashion-mnist", "fashion-mnist": "mnist", "cifar-10": "fashion-mnist", "svhn": "mnist"}
+"""Where public data of another set comes from; the paper's own choice is known for SVHN alone."""
+PARTITIONS: tuple[Partition, ...] = ("iid", "classes")
+PUBLIC = {True: "labelled", False: "unlabelled"}
+COMPARED = {True: ("local-public", "fedmd", "fedgh"), False: ("fedkemf", "fccl")}
+"""What the paper compares with, by whether the public data is labelled; and the same labels without a federation."""
+HOMOGENEOUS = ("fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table or figure: its title, what its axis is, the paper's data sets, and its settings at a scale on a data set."""
+
+    name: str
+    title: str
+    axis: str
+    sets: tuple[str, ...]
+    settings: Callable[[Scale, Experiment], Iterator[Setting]]
+
+
+def settings_of(target: Target, scale: Scale, data: str, directory: str) -> list[Setting]:
+    """Return the settings of a target on one data set, whose files are in `directory`."""
+    experiment = replace(scale.experiment, data=replace(scale.experiment.data, name=data, dir=directory))
+    return list(target.settings(scale, experiment))
+
+
+def _table2(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    for partition in PARTITIONS:
+        for labelled in PUBLIC:
+            yield _setting(base, partition, labelled, "", (*COMPARED[labelled], _pfedhr(base)))
+
+
+def _table3(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    clients, plan = replace(base.clients, count=100), replace(base.plan, active=10)
+    yield from _table2(
+        scale, replace(base, clients=clients, plan=plan, algorithm=replace(_pfedhr(base), average_structures=True))
+    )
+
+
+def _table4(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    for value, network in (("M1", scale.smallest), ("M4", scale.largest)):
+        alike = replace(base, clients=replace(base.clients, models=(network,)))
+        for partition in PARTITIONS:
+            yield _setting(alike, partition, True, value, (*HOMOGENEOUS, _pfedhr(base)))
+
+
+def _figure1(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    for value, name in (("same", ""), ("other", OTHER_SET[base.data.name])):
+        experiment = replace(base, public=replace(base.public, name=name))
+        for partition in PARTITIONS:
+            for labelled in PUBLIC:
+                # FedGH takes no public data here, so another set changes nothing for it.
+                compared = [method for method in COMPARED[labelled] if method != "fedgh"]
+                yield _setting(experiment, partition, labelled, value, (*compared, _pfedhr(base)))
+
+
+def _figure3(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    for share in (0.02, 0.05, 0.1):
+        experiment = replace(base, public=replace(base.public, share=share))
+        for partition in PARTITIONS:
+            yield _setting(experiment, partition, True, f"{share:g}", (_pfedhr(base),))
+
+
+def _varying(field: str, values: Sequence[Any], labels: Sequence[bool]) -> Callable[[Scale, Experiment], Iterator[Setting]]:
+    """Return the settings of a figure that varies one field of pFedHR."""
+
+    def settings(scale: Scale, base: Experiment) -> Iterator[Setting]:
+        for value in values:
+            method = replace(_pfedhr(base), **{field: value})
+            for partition in PARTITIONS:
+                for labelled in labels:
+                    yield _setting(base, partition, labelled, str(value), (method,))
+
+    return settings
+
+
+def _figure7(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    # The paper's teacher has five blocks of four groups, so groups must be allowed to give several.
+    method = replace(_pfedhr(base), repeat_groups=True)
+    yield Setting("classes/labelled/", _partitioned(base, "classes", True), {"pfedhr": method})
+
+
+def _setting(base: Experiment, partition: Partition, labelled: bool, value: str, methods: Sequence[str | Algorithm]) -> Setting:
+    """Return a setting with these methods, a name standing for the method's defaults, beside learning alone."""
+    made = [ALGORITHMS[method]() if isinstance(method, str) else method for method in ("local", *methods)]
+    name = f"{partition}/{PUBLIC[labelled]}/{value}"
+    return Setting(name, _partitioned(base, partition, labelled), {method.name: method for method in made})
+
+
+def _partitioned(base: Experiment, partition: Partition, labelled: bool) -> Experiment:
+    return replace(base, data=replace(base.data, partition=partition), public=replace(base.public, labelled=labelled))
+
+
+def _pfedhr(base: Experiment) -> PFedHR:
+    assert isinstance(base.algorithm, PFedHR)
+    return base.algorithm
+
+
+_TARGETS = (
+    Target("table2", "Heterogeneous networks, 12 clients", "", PAPER_SETS, _table2),
+    Target("table3", "Heterogeneous networks, 100 clients", "", ("svhn",), _table3),
+    Target("table4", "One network for all clients", "network", PAPER_SETS, _table4),
+    Target("figure1", "Public data of another data set", "public data", ("svhn",), _figure1),
+    Target("figure3", "How much public data", "share of public data", ("svhn",), _figure3),
+    Target("figure4", "How many groups", "groups (K)", ("svhn",), _varying("groups", (3, 4, 5), (True, False))),
+    Target("figure5", "How deep stitches are", "layers a stitch", ("svhn",), _varying("stitch_layers", (1, 2, 3), (True,))),
+    Target("figure6", "How long teachers are tuned", "epochs", ("svhn",), _varying("tuning_epochs", (3, 4, 5), (True,))),
+    Target("figure7", "The teacher of one client at two rounds", "", ("svhn",), _figure7),
+)
+TARGETS = {target.name: target for target in _TARGETS}

@@ -1,0 +1,146 @@
+"""Many runs side by side: methods under seeds in settings, each run once and kept, so that methods are compared pair by pair.
+
+What makes the pairs: under one seed every method of a setting has the same examples, initial weights, selections and epochs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from pfedhr.algorithm import Algorithm
+from pfedhr.data import PublicOptions
+from pfedhr.disk import locked
+from pfedhr.errors import PfedhrError
+from pfedhr.experiment import Experiment
+from pfedhr.experiment_file import dump, parse
+from pfedhr.federate import RoundResult
+from pfedhr.inference import one_thread
+from pfedhr.launch import prepare, resume, start
+from pfedhr.processes import Processes
+
+
+class StudyError(PfedhrError):
+    """Runs that failed; the message names each and why."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One set of conditions: an experiment, and the methods that run under it by their labels."""
+
+    name: str
+    experiment: Experiment
+    methods: Mapping[str, Algorithm]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what stands in a setting under a label and a seed."""
+
+    setting: str
+    method: str
+    seed: int
+    experiment: Experiment
+
+    @property
+    def folder(self) -> str:
+        """Where the run is kept. Cells of equal experiments share it: what a method does not use makes no difference."""
+        text = dump(replace(self.experiment, seed=0))
+        return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:10]}/seed{self.seed}"
+
+
+class Watcher(Protocol):
+    """Told of what becomes of cells."""
+
+    def begin(self, cells: int, done: int) -> None:
+        """`done` of `cells` runs are there already."""
+        ...
+
+    def end_cell(self, cell: Cell, error: str) -> None:
+        """A run has ended, or failed with `error`."""
+        ...
+
+
+def cells_of(settings: Iterable[Setting], seeds: Sequence[int]) -> list[Cell]:
+    """Return the cells of all settings, methods and seeds; the seeds in the outermost order, so that each is whole early."""
+    settings = list(settings)
+    return [
+        Cell(setting.name, label, seed, _experiment(setting, label, algorithm, seed))
+        for seed in seeds
+        for setting in settings
+        for label, algorithm in setting.methods.items()
+    ]
+
+
+def _experiment(setting: Setting, label: str, algorithm: Algorithm, seed: int) -> Experiment:
+    base = replace(setting.experiment, name=label, seed=seed, workers=1, compare_local=False, algorithm=algorithm)
+    use = algorithm.public_use(base.public.labelled)
+    if use == "none":
+        # The share stays: it decides how many examples the clients have.
+        return replace(base, public=PublicOptions(base.public.share))
+    return base if "labels" in use else replace(base, public=replace(base.public, labelled=False))
+
+
+def run_cells(cells: Iterable[Cell], store: Path, workers: int, watch: Watcher) -> None:
+    """Run every cell that is not finished in `store`, `workers` at a time; one that was stopped goes on where it stood.
+
+    All are checked before any training. Raises what `prepare` raises, StudyError naming the runs that failed once all others
+    are there, LockedError if another process is at work in `store`.
+    """
+    unique = {cell.folder: cell for cell in cells}
+    left = [cell for folder, cell in unique.items() if not is_finished(store / folder)]
+    for cell in left:
+        prepare(cell.experiment)
+    store.mkdir(parents=True, exist_ok=True)
+    with locked(store):
+        watch.begin(len(unique), len(unique) - len(left))
+        failed: list[str] = []
+        for cell, error in zip(left, _run_all(left, store, workers), strict=True):
+            watch.end_cell(cell, error)
+            failed += [f"{cell.folder}: {error}"] if error else []
+    if failed:
+        raise StudyError(f"{len(failed)} of {len(unique)} runs failed: {'; '.join(failed)}")
+
+
+def is_finished(path: Path) -> bool:
+    """Return whether the run in `path` has come to its end: its table of clients is written last."""
+    return (path / "clients.csv").exists()
+
+
+def _run_all(cells: Sequence[Cell], store: Path, workers: int) -> Iterable[str]:
+    tasks = [(dump(cell.experiment), store / cell.folder) for cell in cells]
+    if workers == 1 or len(cells) < 2:
+        with one_thread():
+            for task in tasks:
+                yield _run_cell(*task)
+        return
+    with Processes(min(workers, len(cells))) as processes:
+        yield from processes.run(_run_cell, tasks)
+
+
+class _Silent:
+    """Watches a single run, and says nothing."""
+
+    def begin(self, label: str, rounds: int, done: int) -> None:
+        """Do nothing."""
+
+    def end_round(self, label: str, result: RoundResult) -> None:
+        """Do nothing."""
+
+
+def _run_cell(experiment: str, path: Path) -> str:
+    """Run, or go on with, a cell; return why it failed, or nothing. Of a finished run, states and networks are not kept."""
+    try:
+        if (path / "experiment.toml").exists():
+            resume(path, _Silent())
+        else:
+            start(parse(experiment, str(path)), path, _Silent())
+    except PfedhrError as error:
+        return str(error)
+    for states in ("checkpoint", "models"):
+        shutil.rmtree(path / states, ignore_errors=True)
+    return ""

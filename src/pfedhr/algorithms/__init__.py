@@ -1,6 +1,7 @@
 """The methods by name. Adding one is one file and one row here."""
 
 from pfedhr.algorithm import Algorithm
+from pfedhr.algorithms.fccl import FCCL
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.feddistill import FedDistill
 from pfedhr.algorithms.fedgh import FedGH
@@ -19,7 +20,7 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(Local, LocalPublic),
     *(FedAvg, FedProx, PerFedAvg, PFedMe),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
-    *(FedDistill, FedMD),
+    *(FedDistill, FedMD, FCCL),
     PFedHR,
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

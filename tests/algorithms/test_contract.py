@@ -31,6 +31,9 @@ SMALL = {
     "fedgh": {},
     "fedmd": {"digest_batch_size": 8},
     "feddistill": {},
+    "fccl": {"collaboration_batch_size": 8},
+    "fml": {"common_network": "mlp"},
+    "fedkemf": {"tuning_epochs": 1, "tuning_batch_size": 8},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme"}

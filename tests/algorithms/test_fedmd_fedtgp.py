@@ -11,7 +11,8 @@ from torch import nn
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms.fedmd import Consensus, FedMD, PublicScores
+from pfedhr.algorithms.consensus import Consensus, PublicScores, public_inputs
+from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedtgp import FedTGP, Trainable, adaptive_margin, margin_loss
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
@@ -38,11 +39,11 @@ def test_the_consensus_is_the_plain_mean() -> None:
 
 
 def test_subsets_are_the_same_for_all_clients_and_change_each_round() -> None:
-    cohort, method = make_cohort("mlp"), FedMD(alignment_examples=6)
-    first, second = (method._subset(cohort.client_view(client, 1), 1) for client in ("client00", "client01"))
+    cohort = make_cohort("mlp")
+    first, second = (public_inputs(cohort.client_view(client, 1), 1, 6) for client in ("client00", "client01"))
     assert torch.equal(first, second)
     assert len(first) == 6
-    assert not torch.equal(first, method._subset(cohort.client_view("client00", 1), 2))
+    assert not torch.equal(first, public_inputs(cohort.client_view("client00", 1), 2, 6))
 
 
 def test_without_public_steps_fedmd_learns_as_if_alone() -> None:

@@ -1,13 +1,16 @@
 """The methods by name. Adding one is one file and one row here."""
 
 from pfedhr.algorithm import Algorithm
+from pfedhr.algorithms.fccl import FCCL
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.feddistill import FedDistill
 from pfedhr.algorithms.fedgh import FedGH
+from pfedhr.algorithms.fedkemf import FedKEMF
 from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedproto import FedProto
 from pfedhr.algorithms.fedprox import FedProx
 from pfedhr.algorithms.fedtgp import FedTGP
+from pfedhr.algorithms.fml import FML
 from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
@@ -19,7 +22,8 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(Local, LocalPublic),
     *(FedAvg, FedProx, PerFedAvg, PFedMe),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
-    *(FedDistill, FedMD),
+    *(FedDistill, FedMD, FCCL),
+    *(FML, FedKEMF),
     PFedHR,
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

@@ -11,46 +11,28 @@ first takes part; no early stopping, for which there is no data; Adam throughout
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, Setup
+from pfedhr.algorithm import ClientView, Metrics, PublicUse, Setup
+from pfedhr.algorithms.consensus import ByConsensus, Consensus, PublicScores, public_inputs
 from pfedhr.algorithms.needs import at_least, public_batches, public_labels
+from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import initial_weights, restore, train, train_model, train_on_public, weights_of
 from pfedhr.inference import predict
-from pfedhr.parcel import Tensors
-from pfedhr.seeding import generator
 
 
 @dataclass(frozen=True)
-class Consensus:
-    """The server's state, and what goes down: mean scores (k, classes) on the subset of `round`, None before there are any."""
-
-    scores: Tensor | None
-    round: int
-
-
-@dataclass(frozen=True)
-class Pupil:
+class Pupil(Own):
     """A client's state: its weights, and whether it has trained on the public labels."""
 
-    weights: Tensors
     prepared: bool
 
 
 @dataclass(frozen=True)
-class PublicScores:
-    """What goes up: logits (k, classes) on the round's subset of the public data."""
-
-    logits: Tensor
-
-
-@dataclass(frozen=True)
-class FedMD(Algorithm):
+class FedMD(ByConsensus):
     """Federated learning by model distillation on public data."""
 
     pretraining_epochs: int = 3
@@ -63,10 +45,7 @@ class FedMD(Algorithm):
     """Batch size of it."""
 
     name = "fedmd"
-    server_state = Consensus
     client_state = Pupil
-    message_type = Consensus
-    reply_type = PublicScores
 
     def check(self, setup: Setup) -> None:
         """Raise what would stop the method on `setup`.
@@ -85,17 +64,9 @@ class FedMD(Algorithm):
         """Return labels if clients pre-train on them, else inputs."""
         return "labels at clients" if self.pretraining_epochs else "inputs at clients"
 
-    def init_server(self, view: ServerView) -> Consensus:
-        """Return no scores."""
-        return Consensus(None, 0)
-
     def init_client(self, view: ClientView) -> Pupil:
         """Return the client's initial weights, before it has seen public data."""
         return Pupil(initial_weights(view), False)
-
-    def message(self, server: Consensus, client: str) -> Consensus:
-        """Return the consensus."""
-        return server
 
     def client_step(self, state: Pupil, message: Consensus, view: ClientView) -> tuple[Pupil, PublicScores, Metrics]:
         """Prepare if need be, digest the consensus, revisit the private examples, score the round's subset."""
@@ -103,7 +74,7 @@ class FedMD(Algorithm):
         if not state.prepared and self.pretraining_epochs:
             train_on_public(view, model, self.pretraining_epochs)
         if message.scores is not None and self.digest_epochs:
-            inputs = view.public.take(self._subset(view, message.round)).ready(view.device).inputs
+            inputs = public_inputs(view, message.round, self.alignment_examples)
             scores = message.scores.to(view.device)
 
             def loss(model: nn.Module, batch: Tensor) -> Tensor:
@@ -112,26 +83,5 @@ class FedMD(Algorithm):
             training = replace(view.training, epochs=self.digest_epochs, batch_size=self.digest_batch_size)
             train(view, model, loss, "digest", training, len(inputs))
         metrics = train_model(view, model)
-        subset = view.public.take(self._subset(view, view.round)).ready(view.device).inputs
-        return Pupil(weights_of(model), True), PublicScores(predict(model, subset).cpu()), metrics
-
-    def server_step(
-        self, server: Consensus, replies: Mapping[str, PublicScores], view: ServerView
-    ) -> tuple[Consensus, Metrics]:
-        """Return the mean of the scores."""
-        if not replies:
-            return server, {}
-        return Consensus(torch.stack([replies[client].logits for client in sorted(replies)]).mean(0), view.round), {}
-
-    def personal_model(self, state: Pupil, view: ClientView) -> nn.Module:
-        """Return the client's network."""
-        return restore(view.network, state.weights)
-
-    def teacher_model(self, state: Pupil, view: ClientView) -> None:
-        """Return None: what a client learns from is no network."""
-        return
-
-    def _subset(self, view: ClientView, round: int) -> Tensor:
-        """Return the places of the public examples that all clients score in `round`."""
-        order = torch.randperm(len(view.public), generator=generator(view.seed, round, "alignment"))
-        return order[: self.alignment_examples]
+        logits = predict(model, public_inputs(view, view.round, self.alignment_examples)).cpu()
+        return Pupil(weights_of(model), True), PublicScores(logits), metrics

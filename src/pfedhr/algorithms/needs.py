@@ -22,6 +22,12 @@ def above_zero(algorithm: Algorithm, *settings: str) -> None:
         _require(algorithm, setting, getattr(algorithm, setting) > 0, "a number above 0")
 
 
+def shares(algorithm: Algorithm, *settings: str) -> None:
+    """Raise SettingError unless every named setting is from 0 to 1."""
+    for setting in settings:
+        _require(algorithm, setting, 0 <= getattr(algorithm, setting) <= 1, "a number from 0 to 1")
+
+
 def one_structure(algorithm: Algorithm, setup: Setup) -> None:
     """Raise SettingError unless all clients have the same network."""
     names = sorted({network.factory for network in setup.networks.values()})

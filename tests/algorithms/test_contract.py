@@ -25,6 +25,7 @@ SMALL = {
     "fedprox": {},
     "per-fedavg": {},
     "pfedme": {"personal_learning_rate": 0.05, "shared_learning_rate": 0.03},
+    "pfedbayes": {},
     "lg-fedavg": {},
     "fedproto": {},
     "fedtgp": {},
@@ -33,7 +34,7 @@ SMALL = {
     "feddistill": {},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
 }
-ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme"}
+ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes"}
 NEEDS_LABELS = {"local-public", "fedmd"}
 NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
 METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]

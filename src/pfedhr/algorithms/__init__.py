@@ -12,12 +12,13 @@ from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
 from pfedhr.algorithms.per_fedavg import PerFedAvg
+from pfedhr.algorithms.pfedbayes import PFedBayes
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.pfedme import PFedMe
 
 _METHODS: tuple[type[Algorithm], ...] = (
     *(Local, LocalPublic),
-    *(FedAvg, FedProx, PerFedAvg, PFedMe),
+    *(FedAvg, FedProx, PerFedAvg, PFedMe, PFedBayes),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
     *(FedDistill, FedMD),
     PFedHR,

@@ -25,6 +25,7 @@ SMALL = {
     "fedprox": {},
     "per-fedavg": {},
     "pfedme": {"personal_learning_rate": 0.05, "shared_learning_rate": 0.03},
+    "pfedbayes": {},
     "lg-fedavg": {},
     "fedproto": {},
     "fedtgp": {},
@@ -34,9 +35,10 @@ SMALL = {
     "fccl": {"collaboration_batch_size": 8},
     "fml": {"common_network": "mlp"},
     "fedkemf": {"tuning_epochs": 1, "tuning_batch_size": 8},
+    "feddf": {"distil_epochs": 2, "distil_batch_size": 8},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
 }
-ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme"}
+ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes"}
 NEEDS_LABELS = {"local-public", "fedmd"}
 NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
 METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]

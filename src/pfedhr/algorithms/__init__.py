@@ -3,6 +3,7 @@
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms.fccl import FCCL
 from pfedhr.algorithms.fedavg import FedAvg
+from pfedhr.algorithms.feddf import FedDF
 from pfedhr.algorithms.feddistill import FedDistill
 from pfedhr.algorithms.fedgh import FedGH
 from pfedhr.algorithms.fedkemf import FedKEMF
@@ -15,15 +16,16 @@ from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
 from pfedhr.algorithms.per_fedavg import PerFedAvg
+from pfedhr.algorithms.pfedbayes import PFedBayes
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.pfedme import PFedMe
 
 _METHODS: tuple[type[Algorithm], ...] = (
     *(Local, LocalPublic),
-    *(FedAvg, FedProx, PerFedAvg, PFedMe),
+    *(FedAvg, FedProx, PerFedAvg, PFedMe, PFedBayes),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
     *(FedDistill, FedMD, FCCL),
-    *(FML, FedKEMF),
+    *(FML, FedKEMF, FedDF),
     PFedHR,
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

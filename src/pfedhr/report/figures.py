@@ -21,8 +21,8 @@ class FigureError(PfedhrError):
 def draw_settings(results: Results, axis: str, title: str, published: Mapping[tuple[str, str], float], path: Path) -> None:
     """Draw a panel for each partition and kind of public data: a group of bars for each value of `axis`, a bar a method.
 
-    A bar is the mean accuracy with its 95 % bootstrap interval; an open circle is what is `published`, in percent by setting and
-    method.
+    A bar is the mean accuracy with its 95 % bootstrap interval; an open circle is what is `published`, in percent by setting
+    and method.
     """
     names = [setting.split("/") for setting in results.settings]
     panels = list(dict.fromkeys((partition, public) for partition, public, _ in names))

@@ -51,8 +51,7 @@ class PFedHR(Teaching):
             sources = average_structures(uploads) if self.average_structures else uploads
             bank = deposit_sources(sources, view.device)
             similarity = self._similarity(bank, view)
-        with watch("propose_seconds"):
-            groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"))
+        groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"), watch)
         with watch("assemble_seconds"):
             drafts = {recipe: self._draft(recipe, bank, sources, view) for recipe in recipes}
             # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
@@ -68,13 +67,17 @@ class PFedHR(Teaching):
         metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
         return server.after(replies.keys(), teachers, known), metrics
 
-    def _search(self, similarity: Similarity, bank: BlockBank, rng: torch.Generator) -> tuple[Groups, Sequence[Recipe]]:
+    def _search(
+        self, similarity: Similarity, bank: BlockBank, rng: torch.Generator, watch: Stopwatch
+    ) -> tuple[Groups, Sequence[Recipe]]:
         """Return groups and recipes; where the rules allow none, with the next smaller number of groups."""
         deepest = max(ref.index for ref in bank)
         most = len(bank) if self.repeat_groups else min(len(bank), deepest)  # by R1 no chain is longer than the deepest network
         for count in range(min(self.groups, most), 1, -1):
-            groups = group(similarity, count)
-            recipes = propose(groups, bank, limit=self.candidates, rng=rng, repeat_groups=self.repeat_groups)
+            with watch("group_seconds"):
+                groups = group(similarity, count)
+            with watch("propose_seconds"):
+                recipes = propose(groups, bank, limit=self.candidates, rng=rng, repeat_groups=self.repeat_groups)
             if recipes:
                 return groups, recipes
         return (), ()

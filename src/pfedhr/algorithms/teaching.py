@@ -84,6 +84,8 @@ class Teaching(Algorithm):
     """Temperature of NT-Xent, for public data without labels."""
     stitch: StitchKind = "light"
     """light: maps stay maps; full: the paper's dense layers."""
+    stitch_layers: int = 1
+    """How many linear layers a stitch has, each followed by ReLU."""
     most_blocks: int = 0
     """Blocks that a network is cut into at most, for very deep ones; 0 = as many as it has."""
     probe: int = 512
@@ -101,7 +103,7 @@ class Teaching(Algorithm):
         cut, DescriptionError for one that cannot travel as data, ModelError for one that cannot be tuned in these batches.
         """
         at_least(self, groups=2, candidates=1, tuning_epochs=0, tuning_batch_size=1, probe=2)
-        at_least(self, distil_weight=0, teacher_max_age=0, most_blocks=0)
+        at_least(self, distil_weight=0, teacher_max_age=0, most_blocks=0, stitch_layers=1)
         above_zero(self, "temperature", "contrastive_temperature", "tuning_learning_rate")
         if not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
             raise SettingError(
@@ -184,4 +186,4 @@ class Teaching(Algorithm):
     def _draft(self, recipe: Recipe, bank: BlockBank, sources: Mapping[str, Source], view: ServerView) -> Teacher:
         """Return the untuned network of a recipe, its stitches' initial weights named by round and recipe."""
         with seeded(view.seed, view.round, str(recipe), "stitches"):
-            return draft(recipe, bank, sources, self.stitch, view.round)
+            return draft(recipe, bank, sources, self.stitch, view.round, self.stitch_layers)

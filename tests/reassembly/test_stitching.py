@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -10,9 +11,22 @@ from torch import nn
 
 from pfedhr.inference import predict
 from pfedhr.models import ModelSpec, build
-from pfedhr.reassembly import BlockBank, BlockRef, Recipe, StitchError, StitchKind, assemble, deposit, match, stitch
+from pfedhr.reassembly import (
+    BlockBank,
+    BlockRef,
+    Recipe,
+    StitchError,
+    StitchKind,
+    assemble,
+    deposit,
+    describe,
+    match,
+    rebuild,
+    stitch,
+)
 from pfedhr.reassembly import stitching as stitching_module
 from pfedhr.reassembly.stitching import joinable
+from pfedhr.seeding import seeded
 
 IMAGE = (3, 32, 32)
 PAPER = ("cnn1", "cnn2", "cnn3", "cnn4")
@@ -87,6 +101,60 @@ def test_a_stitch_gives_what_the_next_block_takes(kind: str, image: bool) -> Non
             output = joined(torch.randn(2, *source))
             assert output.shape == (2, *target), (source, target)
             assert output.min() >= 0  # every stitch ends in a ReLU
+
+
+LAYERED = [
+    # Shapes, then the parameters of the first layer and of each that follows: by hand, weights and biases.
+    ((10, 14, 14), (64, 5, 5), 10 * 64 + 64, 64 * 64 + 64),
+    ((64, 5, 5), (10, 14, 14), 64 * 10 + 10, 10 * 10 + 10),
+    ((64, 5, 5), (50,), 64 * 50 + 50, 50 * 50 + 50),
+    ((50,), (4, 3, 5), 50 * 4 + 4, 4 * 4 + 4),
+    ((50,), (7, 6), 50 * 6 + 6, 6 * 6 + 6),
+    ((9, 6), (4, 5, 5), 6 * 4 + 4, 4 * 4 + 4),
+    ((6, 6), (4, 5, 5), 6 * 4 + 4, 4 * 4 + 4),
+    ((9, 6), (7, 8), 6 * 8 + 8, 8 * 8 + 8),
+    ((50,), (20,), 50 * 20 + 20, 20 * 20 + 20),
+]
+
+
+@pytest.mark.parametrize(("source", "target", "first", "further"), LAYERED)
+def test_further_layers_keep_the_width_that_the_first_gives(
+    source: tuple[int, ...], target: tuple[int, ...], first: int, further: int
+) -> None:
+    inputs = torch.randn(3, *source)
+    dense = math.prod(source) * math.prod(target) + math.prod(target)
+    for layers in (1, 2, 3):
+        light, full = stitch(source, target, layers=layers), stitch(source, target, "full", layers=layers)
+        assert parameters(light) == first + (layers - 1) * further
+        assert parameters(full) == dense + (layers - 1) * further
+        for joined in (light, full):
+            assert sum(isinstance(part, nn.ReLU) for part in joined.modules()) == layers
+            output = joined(inputs)
+            assert output.shape == (3, *target)
+            assert output.min() >= 0
+        assert torch.equal(predict(rebuilt(light, inputs), inputs), predict(light, inputs))
+
+
+def rebuilt(joined: nn.Module, inputs: torch.Tensor) -> nn.Module:
+    """The stitch as it arrives elsewhere."""
+    description = describe(joined, inputs)
+    return rebuild(description.blueprint, description.weights(joined))
+
+
+def test_one_layer_is_what_a_stitch_is_without_the_word(bank: BlockBank) -> None:
+    recipe = Recipe((BlockRef("cnn1", 1), BlockRef("cnn4", 2), BlockRef("cnn1", 4)))
+    with seeded(0):
+        plain = assemble(recipe, bank)
+    with seeded(0):
+        one = assemble(recipe, bank, layers=1)
+    with seeded(0):
+        three = assemble(recipe, bank, layers=3)
+    assert plain.state_dict().keys() == one.state_dict().keys()
+    assert all(torch.equal(value, one.state_dict()[name]) for name, value in plain.state_dict().items())
+    assert [name for name, _ in three.named_children()] == [name for name, _ in plain.named_children()]
+    # cnn1.1 to cnn4.2 is 10 to 32 channels, cnn4.2 to cnn1.4 is 64 channels to 50 values.
+    more = parameters(three) - parameters(plain)
+    assert more == 2 * (32 * 32 + 32) + 2 * (50 * 50 + 50)
 
 
 def test_a_vector_becomes_a_map_of_one_colour() -> None:

@@ -9,174 +9,36 @@ Departures from the paper, which leaves them open: groups by k-medoids; a stitch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
-from pfedhr.algorithms.needs import above_zero, at_least, public_batches
-from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
+from pfedhr.algorithm import Metrics, ServerView
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, assign, draft, teacher_network, tune
-from pfedhr.algorithms.uploads import (
-    Source,
-    Upload,
-    average_structures,
-    check_description,
-    deposit_sources,
-    learn_structures,
-    sources_of,
-    upload,
-)
-from pfedhr.data import Examples
-from pfedhr.inference import predict
-from pfedhr.learning import Training, distil, soft_targets
-from pfedhr.parcel import Tensors
-from pfedhr.reassembly import (
-    BlockBank,
-    Blueprint,
-    Groups,
-    Recipe,
-    Similarity,
-    StitchKind,
-    block_similarity,
-    cut,
-    group,
-    profile,
-    propose,
-)
-from pfedhr.seeding import generator, seeded
+from pfedhr.algorithms.teacher import Tuned, TuningJob, assign, tune
+from pfedhr.algorithms.teaching import Teachers, Teaching
+from pfedhr.algorithms.uploads import Upload, average_structures, deposit_sources, learn_structures, sources_of
+from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, group, propose
+from pfedhr.seeding import generator
 
 
 @dataclass(frozen=True)
-class Teachers:
-    """The server's state: which teacher waits for which client, by its name in `made`; and the structures of networks by hash.
-
-    Clients may share a teacher, so each is kept once, for as long as one waits for it.
-    """
-
-    waiting: dict[str, str]
-    made: dict[str, Teacher]
-    known: dict[str, Blueprint]
-
-    def after(self, arrived: Collection[str], new: Mapping[str, Teacher], known: dict[str, Blueprint]) -> Teachers:
-        """Return the state once the clients that replied have had their teachers, and `new` ones wait for some."""
-        names = {client: f"{teacher.round}: {teacher.recipe}" for client, teacher in new.items()}
-        waiting = {client: name for client, name in self.waiting.items() if client not in arrived} | names
-        made = self.made | {names[client]: teacher for client, teacher in new.items()}
-        return Teachers(waiting, {name: made[name] for name in sorted(set(waiting.values()))}, known)
-
-
-@dataclass(frozen=True)
-class Taught:
-    """A client's state: its weights, and the last teacher it was given."""
-
-    weights: Tensors
-    teacher: Teacher | None
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What goes down: a teacher, if a new one waits; and the hashes of the structures that the server knows by now."""
-
-    teacher: Teacher | None
-    known: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PFedHR(Algorithm):
+class PFedHR(Teaching):
     """Personalised federated learning by heterogeneous model reassembly."""
 
     groups: int = 4
     """How many groups the blocks form (K); fewer are tried where no candidate exists."""
-    candidates: int = 16
-    """How many candidates are tuned at most (M)."""
-    distil_weight: float = 0.2
-    """Weight of the teacher in the client's loss (lambda in eq. 6)."""
-    temperature: float = 1.0
-    """Temperature of the distillation."""
-    teacher_max_age: int = 0
-    """Rounds for which a teacher serves; 0 = until the next one."""
-    tuning_epochs: int = 3
-    """Epochs of tuning on the public data."""
-    tuning_batch_size: int = 8
-    """Batch size of the tuning."""
-    tuning_learning_rate: float = 0.001
-    """Learning rate of the tuning."""
-    contrastive_temperature: float = 0.5
-    """Temperature of NT-Xent, for public data without labels."""
-    stitch: StitchKind = "light"
-    """light: maps stay maps; full: the paper's dense layers."""
     repeat_groups: bool = False
     """Whether a group may give several blocks to one candidate."""
     average_structures: bool = False
     """Whether uploads of one structure are averaged before grouping, for large cohorts."""
-    most_blocks: int = 0
-    """Blocks that a network is cut into at most, for very deep ones; 0 = as many as it has."""
-    probe: int = 512
-    """How many public examples the blocks are compared on."""
 
     name = "pfedhr"
-    server_state = Teachers
-    client_state = Taught
-    message_type = Lesson
-    reply_type = Upload
 
-    def check(self, setup: Setup) -> None:
-        """Raise what would stop the method on `setup`.
-
-        SettingError for a setting out of range or more groups than blocks, DecompositionError for a network that cannot be
-        cut, DescriptionError for one that cannot travel as data, ModelError for one that cannot be tuned in these batches.
-        """
-        at_least(self, groups=2, candidates=1, tuning_epochs=0, tuning_batch_size=1, probe=2)
-        at_least(self, distil_weight=0, teacher_max_age=0, most_blocks=0)
-        above_zero(self, "temperature", "contrastive_temperature", "tuning_learning_rate")
-        if not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
-            raise SettingError(
-                f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of shape "
-                f"{tuple(setup.public.inputs.shape[1:])}; give labelled public data"
-            )
-        if self.tuning_epochs:
-            public_batches(setup, "algorithm.tuning_batch_size", self.tuning_batch_size)
-        self._check_blocks(setup, setup.examples)
-
-    def _check_blocks(self, setup: Setup, example: Tensor) -> None:
-        """Raise SettingError if the cohort of a round may have fewer blocks than there are groups."""
-        described = {network: check_description(network, example) for network in set(setup.networks.values())}
-        depth = {network: len(cut(one.blueprint, self.most_blocks)) for network, one in described.items()}
-        lengths = sorted(depth[network] for network in setup.networks.values())[: setup.active]
-        fewest = lengths[0] if self.average_structures else sum(lengths)
-        if self.groups > fewest:
-            raise SettingError(
-                f"algorithm.groups = {self.groups}: a round of {setup.active} clients may have {fewest} blocks only; choose at "
-                f"most {fewest} groups, more active clients, or deeper networks"
-            )
-
-    def public_use(self, labelled: bool) -> PublicUse:
-        """Return labels where there are some: the server tunes on them."""
-        return "labels at the server" if labelled else "inputs at the server"
-
-    def init_server(self, view: ServerView) -> Teachers:
-        """Return no teachers."""
-        return Teachers({}, {}, {})
-
-    def init_client(self, view: ClientView) -> Taught:
-        """Return the client's initial weights and no teacher."""
-        return Taught(initial_weights(view), None)
-
-    def message(self, server: Teachers, client: str) -> Lesson:
-        """Return the teacher that waits for the client, if any."""
-        teacher = server.made[server.waiting[client]] if client in server.waiting else None
-        return Lesson(teacher, tuple(sorted(server.known)))
-
-    def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
-        """Train on the private data beside the teacher: eq. (6)."""
-        teacher = message.teacher or state.teacher
-        weights, metrics = train_privately(view, state.weights, self._term(teacher, view))
-        sent = upload(view.network, weights, view.train.ready(view.device).inputs, message.known)
-        return Taught(weights, teacher), sent, metrics
+    def _fewest_blocks(self, lengths: Sequence[int]) -> int:
+        """Return those of the shortest network where structures are averaged, for all may be of one."""
+        return lengths[0] if self.average_structures else super()._fewest_blocks(lengths)
 
     def server_step(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> tuple[Teachers, Metrics]:
         """Decompose, group, propose, assemble and tune, match: Algorithm 1 and eqs. (1) to (5)."""
@@ -188,9 +50,8 @@ class PFedHR(Algorithm):
             uploads = sources_of({client: replies[client] for client in sorted(replies)}, known, self.most_blocks)
             sources = average_structures(uploads) if self.average_structures else uploads
             bank = deposit_sources(sources, view.device)
-            similarity = block_similarity(profile(bank, self._probe(view)))
-        with watch("propose_seconds"):
-            groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"))
+            similarity = self._similarity(bank, view)
+        groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"), watch)
         with watch("assemble_seconds"):
             drafts = {recipe: self._draft(recipe, bank, sources, view) for recipe in recipes}
             # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
@@ -198,8 +59,7 @@ class PFedHR(Algorithm):
             chains = {client: Recipe(own.chain(client)) for client in uploads if drafts}
             clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
         with watch("tune_seconds"):
-            training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
-            jobs = [TuningJob(one, training, self.contrastive_temperature) for one in (drafts | clones).values()]
+            jobs = [TuningJob(one, self._tuning, self.contrastive_temperature) for one in (drafts | clones).values()]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match_seconds"):
             teachers, described = assign(chains, recipes, tuned) if drafts else ({}, {})
@@ -207,42 +67,17 @@ class PFedHR(Algorithm):
         metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
         return server.after(replies.keys(), teachers, known), metrics
 
-    def personal_model(self, state: Taught, view: ClientView) -> nn.Module:
-        """Return the client's network."""
-        return restore(view.network, state.weights)
-
-    def teacher_model(self, state: Taught, view: ClientView) -> nn.Module | None:
-        """Return the client's last teacher, if it has one."""
-        return teacher_network(state.teacher) if state.teacher else None
-
-    def _term(self, teacher: Teacher | None, view: ClientView) -> Term | None:
-        """Return the second term of eq. (6), or None where no teacher serves."""
-        if teacher is None or not self.distil_weight:
-            return None
-        if self.teacher_max_age and view.round - teacher.round > self.teacher_max_age:
-            return None
-        # The teacher and the private data stay the same for the round: what it teaches is computed once.
-        logits = predict(teacher_network(teacher).to(view.device), view.train.ready(view.device).inputs)
-        targets = soft_targets(logits, self.temperature)
-        return lambda student, batch: self.distil_weight * distil(student, targets[batch], self.temperature)
-
-    def _probe(self, view: ServerView) -> Tensor:
-        """Return the public examples that blocks are compared on, the same in every round."""
-        order = torch.randperm(len(view.public), generator=generator(view.seed, "probe"))
-        return view.public.take(order[: self.probe]).ready(view.device).inputs
-
-    def _search(self, similarity: Similarity, bank: BlockBank, rng: torch.Generator) -> tuple[Groups, Sequence[Recipe]]:
+    def _search(
+        self, similarity: Similarity, bank: BlockBank, rng: torch.Generator, watch: Stopwatch
+    ) -> tuple[Groups, Sequence[Recipe]]:
         """Return groups and recipes; where the rules allow none, with the next smaller number of groups."""
         deepest = max(ref.index for ref in bank)
         most = len(bank) if self.repeat_groups else min(len(bank), deepest)  # by R1 no chain is longer than the deepest network
         for count in range(min(self.groups, most), 1, -1):
-            groups = group(similarity, count)
-            recipes = propose(groups, bank, limit=self.candidates, rng=rng, repeat_groups=self.repeat_groups)
+            with watch("group_seconds"):
+                groups = group(similarity, count)
+            with watch("propose_seconds"):
+                recipes = propose(groups, bank, limit=self.candidates, rng=rng, repeat_groups=self.repeat_groups)
             if recipes:
                 return groups, recipes
         return (), ()
-
-    def _draft(self, recipe: Recipe, bank: BlockBank, sources: Mapping[str, Source], view: ServerView) -> Teacher:
-        """Return the untuned network of a recipe, its stitches' initial weights named by round and recipe."""
-        with seeded(view.seed, view.round, str(recipe), "stitches"):
-            return draft(recipe, bank, sources, self.stitch, view.round)

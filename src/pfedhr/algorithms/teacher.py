@@ -47,11 +47,13 @@ class Teacher:
     weights: Tensors
 
 
-def draft(recipe: Recipe, bank: BlockBank, sources: Mapping[str, Source], stitch: StitchKind, round: int) -> Teacher:
+def draft(
+    recipe: Recipe, bank: BlockBank, sources: Mapping[str, Source], stitch: StitchKind, round: int, layers: int = 1
+) -> Teacher:
     """Return the untuned network of `recipe`; the initial weights of its stitches and head come from torch's generator."""
     parts: dict[str, Blueprint] = {}
     weights: Tensors = {}
-    for name, part in layout(recipe, bank, stitch).items():
+    for name, part in layout(recipe, bank, stitch, layers).items():
         if isinstance(part, Joint):
             description = _describe_joint(part)
             held = description.weights(part.build())
@@ -158,9 +160,12 @@ def assign(
     logits = {client: tuned[chain].logits for client, chain in chains.items()}
     matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], own)
     teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
+    sizes = {client: size(teacher) for client, teacher in teachers.items()}
+    uploads = {client: size(tuned[chain].teacher) for client, chain in chains.items()}
     return teachers, {
         "teachers": {client: str(teacher.recipe) for client, teacher in teachers.items()},
-        "teacher_sizes": {client: size(teacher) for client, teacher in teachers.items()},
+        "teacher_sizes": sizes,
+        "size_ratios": {client: round((held - uploads[client]) / uploads[client], 6) for client, held in sizes.items()},
         "stitch_sizes": {client: size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
         "full_stitches": {client: full_stitches(teacher) for client, teacher in teachers.items()},
         "similarity": [[round(float(value), 6) for value in row] for row in matching.similarity],

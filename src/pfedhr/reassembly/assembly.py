@@ -20,14 +20,15 @@ from pfedhr.reassembly.stitching import StitchKind, affordable, stitch
 class Joint:
     """A layer between blocks or behind the last, from activations of shape `source` to `target`, both without batch.
 
-    `flatten` joins neighbours of one network, `head` gives the logits, `light` and `full` are stitches. `image`: the source is
-    the networks' input.
+    `flatten` joins neighbours of one network, `head` gives the logits, `light` and `full` are stitches of so many `layers`.
+    `image`: the source is the networks' input.
     """
 
     kind: StitchKind | Literal["flatten", "head"]
     source: Shape
     target: Shape
     image: bool = False
+    layers: int = 1
 
     def build(self) -> nn.Module:
         """Return the layer, its initial weights from torch's global generator."""
@@ -37,10 +38,10 @@ class Joint:
             case "head":
                 return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(self.source), self.target[0]))
             case "light" | "full":
-                return stitch(self.source, self.target, self.kind, image=self.image)
+                return stitch(self.source, self.target, self.kind, image=self.image, layers=self.layers)
 
 
-def layout(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light") -> dict[str, BlockRef | Joint]:
+def layout(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light", layers: int = 1) -> dict[str, BlockRef | Joint]:
     """Return the parts of the network of `recipe` in order: its blocks, and what joins them.
 
     A first block of its network reads the input itself, a block its neighbour's output; between any others is a stitch. After a
@@ -53,7 +54,7 @@ def layout(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light") -> dict[
         follows = (before.owner, before.index + 1) == ref if before else ref.index == 1
         if not follows:
             used = affordable(source, block.in_shape, kind)
-            parts[f"stitch{place}_{used}"] = Joint(used, source, block.in_shape, before is None)
+            parts[f"stitch{place}_{used}"] = Joint(used, source, block.in_shape, before is None, layers)
         elif len(block.in_shape) == 1 and len(source) > 1:
             parts[f"flatten{place}"] = Joint("flatten", source, block.in_shape)
         parts[f"block{place}"] = ref
@@ -63,7 +64,7 @@ def layout(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light") -> dict[
     return parts
 
 
-def assemble(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light") -> nn.Sequential:
+def assemble(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light", layers: int = 1) -> nn.Sequential:
     """Return the network of `recipe` as `layout` has it: copies of its blocks, and new stitches and head.
 
     Their initial weights come from torch's global generator. Raises StitchError for shapes that no stitch joins.
@@ -72,4 +73,4 @@ def assemble(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light") -> nn.
     def build(part: BlockRef | Joint) -> nn.Module:
         return part.build() if isinstance(part, Joint) else copy.deepcopy(bank[part].module).requires_grad_(True)
 
-    return nn.Sequential(OrderedDict((name, build(part)) for name, part in layout(recipe, bank, kind).items()))
+    return nn.Sequential(OrderedDict((name, build(part)) for name, part in layout(recipe, bank, kind, layers).items()))

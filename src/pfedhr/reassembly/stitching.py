@@ -65,13 +65,15 @@ def affordable(source: Shape, target: Shape, kind: StitchKind) -> StitchKind:
     return "full" if kind == "full" and (math.prod(source) + 1) * math.prod(target) <= FULL_LIMIT else "light"
 
 
-def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: bool = False) -> nn.Module:
+def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: bool = False, layers: int = 1) -> nn.Module:
     """Return a trainable layer from activations of shape `source` to inputs of shape `target`, both without batch.
 
     `full` is the paper's ReLU(W x + b) on everything flattened, W of prod(source) x prod(target); above FULL_LIMIT weights
     `light` takes its place. `light` keeps maps as maps: a 1x1 convolution, pooled before where the map shrinks and
     interpolated after where it grows; so too sequences, by a linear layer on the width. Tokens become a map on a square grid
     where they fill one, but for a class token. `image`: the source is the network's input, so a linear stitch reads more of it.
+    `layers`: how many linear layers, each with its ReLU; those after the first keep the target's shape, and on maps and
+    sequences read each pixel or token by itself.
 
     Raises StitchError for shapes that are not `joinable`.
     """
@@ -82,11 +84,18 @@ def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: b
         )
     if affordable(source, target, kind) == "full":
         linear = nn.Linear(math.prod(source), math.prod(target))
-        return nn.Sequential(nn.Flatten(), linear, nn.ReLU(), nn.Unflatten(1, target))
-    return _light(source, target, image)
+        first = nn.Sequential(nn.Flatten(), linear, nn.ReLU(), nn.Unflatten(1, target))
+    else:
+        first = _light(source, target, image)
+    return first.extend([part for _ in range(1, layers) for part in (_same_shape(target), nn.ReLU())])
 
 
-def _light(source: Shape, target: Shape, image: bool) -> nn.Module:
+def _same_shape(shape: Shape) -> nn.Module:
+    """Return a linear layer that keeps activations of this shape as they lie."""
+    return nn.Conv2d(shape[0], shape[0], 1) if len(shape) == 3 else nn.Linear(shape[-1], shape[-1])
+
+
+def _light(source: Shape, target: Shape, image: bool) -> nn.Sequential:
     match len(source), len(target):
         case 3, 3:
             return _map_to_map(source, target)

@@ -46,12 +46,12 @@ SMALL = Scale(
         data=replace(PAPER.experiment.data, examples=6000),
         public=PublicOptions(share=0.05),
         clients=replace(PAPER.experiment.clients, models=_SMALL_NETWORKS),
-        plan=replace(PAPER.experiment.plan, rounds=10, local_epochs=5),
+        plan=replace(PAPER.experiment.plan, rounds=10, local_epochs=4),
         algorithm=PFedHR(candidates=4, tuning_batch_size=32),
     ),
     smallest="cnn1",
     largest="cnn4-quarter",
-    cut="6,000 images instead of all; 300 of them public instead of a tenth; 10 rounds of 5 epochs instead of 100 of 10; CNN4 "
+    cut="6,000 images instead of all; 300 of them public instead of a tenth; 10 rounds of 4 epochs instead of 100 of 10; CNN4 "
     "at a quarter of its width; pFedHR with at most 4 candidates instead of 16, tuned in batches of 32 instead of 8",
 )
 

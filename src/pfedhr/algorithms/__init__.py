@@ -5,6 +5,7 @@ from pfedhr.algorithms.fccl import FCCL
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.feddistill import FedDistill
 from pfedhr.algorithms.fedgh import FedGH
+from pfedhr.algorithms.fedkd import FedKD
 from pfedhr.algorithms.fedkemf import FedKEMF
 from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedproto import FedProto
@@ -23,7 +24,7 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(FedAvg, FedProx, PerFedAvg, PFedMe),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
     *(FedDistill, FedMD, FCCL),
-    *(FML, FedKEMF),
+    *(FML, FedKEMF, FedKD),
     PFedHR,
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

@@ -34,6 +34,7 @@ SMALL = {
     "feddistill": {},
     "fccl": {"collaboration_batch_size": 8},
     "fml": {"common_network": "mlp"},
+    "fedkd": {},
     "fedkemf": {"tuning_epochs": 1, "tuning_batch_size": 8},
     "feddf": {"distil_epochs": 2, "distil_batch_size": 8},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -15,12 +16,12 @@ from pfedhr.algorithms.consensus import Consensus, PublicScores
 from pfedhr.algorithms.fccl import FCCL, Rooted, correlation_loss, standardise
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.own import Own
-from pfedhr.algorithms.private import restore
+from pfedhr.algorithms.private import restore, weights_of
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training
-from pfedhr.models import ModelError
+from pfedhr.models import ModelError, build
 from pfedhr.parcel import unpack
 
 TETRAHEDRON = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # three columns, uncorrelated, of deviation 1
@@ -91,6 +92,20 @@ def test_without_public_steps_and_memory_fccl_learns_as_if_alone() -> None:
     for client, state in states.items():
         weights = unpack(Rooted, state or b"").weights
         assert all(torch.equal(weights[name], value) for name, value in unpack(Own, alone[client] or b"").weights.items())
+
+
+def test_memory_is_of_the_round_before_and_of_the_first_training() -> None:
+    view = make_cohort("mlp").client_view("client00", 2)
+    kept, first, now = (weights_of(build(view.network, seed)) for seed in (1, 2, 3))
+    inputs, batch = view.train.ready(view.device).inputs, torch.tensor([3, 0, 7])
+    before, root, logits = (predict(restore(view.network, one), inputs)[batch] for one in (kept, first, now))
+    slow = sum((p.softmax(1) * (p.log_softmax(1) - logits.log_softmax(1))).sum(1).mean() for p in (before, root))
+    term = FCCL(memory_weight=0.5)._memory(view, [kept, first])
+    assert term is not None
+    assert term(logits, batch).item() == pytest.approx(0.5 * float(slow), rel=1e-4)
+    step = functools.partial(FCCL(collaboration_epochs=0).client_step, message=Consensus(None, 0), view=view)
+    losses = {name: step(Rooted(kept, one))[2]["loss"] for name, one in (("kept", kept), ("first", first))}
+    assert losses["first"] > losses["kept"]  # at first the network is what it was before, so only the other differs from it
 
 
 def test_memory_holds_a_client_near_what_it_said_before() -> None:

@@ -6,6 +6,7 @@ from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.feddf import FedDF
 from pfedhr.algorithms.feddistill import FedDistill
 from pfedhr.algorithms.fedgh import FedGH
+from pfedhr.algorithms.fedkd import FedKD
 from pfedhr.algorithms.fedkemf import FedKEMF
 from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedproto import FedProto
@@ -25,7 +26,8 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(FedAvg, FedProx, PerFedAvg, PFedMe, PFedBayes),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
     *(FedDistill, FedMD, FCCL),
-    *(FML, FedKEMF, FedDF),
+    *(FedDistill, FedMD, FCCL),
+    *(FML, FedKEMF, FedKD, FedDF),
     PFedHR,
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

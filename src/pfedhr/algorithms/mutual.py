@@ -21,19 +21,11 @@ PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Mutual(Algorithm):
-    """A method of a common network. It adds the client's step, and what the server makes of the common networks.
-
-    Everyone makes the common network's initial weights by itself. What serves a client is its own network; the common one that
-    it was given stands in the teacher's place, to be scored beside it.
-    """
+class CommonNetwork(Algorithm):
+    """A method with a common network, whose initial weights everyone makes by itself."""
 
     common_network: str = "cnn1"
     """The network that clients share: a name of the zoo or package.module:factory; a small one costs least."""
-
-    server_state = Shared
-    client_state = Held
-    message_type = Shared
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError if the common network cannot be trained on the clients' inputs, in batches of any size."""
@@ -54,6 +46,23 @@ class Mutual(Algorithm):
                 f"without batch norm on single values"
             ) from error
 
+    def common(self, shape: tuple[int, ...], classes: int) -> ModelSpec:
+        """Return what the common network is made of, for inputs of `shape`."""
+        return ModelSpec(self.common_network, shape, classes)
+
+
+@dataclass(frozen=True)
+class Mutual(CommonNetwork):
+    """A method whose common network travels as it is. It adds its losses, and what the server makes of the common networks.
+
+    What serves a client is its own network; the common one that it was given stands in the teacher's place, to be scored
+    beside it.
+    """
+
+    server_state = Shared
+    client_state = Held
+    message_type = Shared
+
     def init_server(self, view: ServerView) -> Shared:
         """Return no common network: clients make its initial weights themselves."""
         return Shared(None)
@@ -73,10 +82,6 @@ class Mutual(Algorithm):
     def teacher_model(self, state: Held, view: ClientView) -> nn.Module | None:
         """Return the common network that the client was given last."""
         return restore(self.common(view.network.shape, view.network.classes), state.shared) if state.shared else None
-
-    def common(self, shape: tuple[int, ...], classes: int) -> ModelSpec:
-        """Return what the common network is made of, for inputs of `shape`."""
-        return ModelSpec(self.common_network, shape, classes)
 
     def learn_together(self, state: Held, message: Shared, view: ClientView, loss: PairLoss) -> tuple[Held, Tensors, Metrics]:
         """Train the client's own network and the common one on the same batches; return its state and the common weights.

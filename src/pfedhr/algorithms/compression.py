@@ -1,0 +1,73 @@
+"""Changes of weights made small for the wire: matrices as products of two narrow ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pfedhr.parcel import Tensors
+
+
+@dataclass(frozen=True)
+class Change:
+    """How weights change, by their names.
+
+    `whole`: differences as they are, and new values of what is no float. `left` (rows, rank) and `right` (rank, columns): the
+    differences that are their products, a convolution's as (out, in * height * width).
+    """
+
+    whole: Tensors
+    left: Tensors
+    right: Tensors
+
+
+def differences(before: Tensors, after: Tensors) -> Tensors:
+    """Return what `after` adds to `before`; of what is no float, such as a counter, the new value."""
+    return {name: value - before[name] if value.is_floating_point() else value for name, value in after.items()}
+
+
+def compress(added: Tensors, energy: float, spared: Collection[str]) -> Change:
+    """Return differences as a change that keeps the share `energy` of each matrix's sum of squares, or more.
+
+    Vectors, what is no float, the names in `spared`, and matrices whose factors would not be smaller stay whole.
+    """
+    whole, left, right = dict(added), dict[str, Tensor](), dict[str, Tensor]()
+    for name, value in added.items():
+        if not value.is_floating_point() or value.dim() < 2 or name in spared:
+            continue
+        matrix = value.reshape(len(value), -1)
+        rows, values, columns = torch.linalg.svd(matrix, full_matrices=False)
+        kept = rank(values, energy)
+        if kept * sum(matrix.shape) < matrix.numel():
+            left[name], right[name] = rows[:, :kept] * values[:kept], columns[:kept]
+            del whole[name]
+    return Change(whole, left, right)
+
+
+def rank(values: Tensor, energy: float) -> int:
+    """Return how many of the singular values (r,), largest first, it takes for the share `energy` of their sum of squares."""
+    # In float64, where even the least value counts: energy 1 keeps all that are not 0.
+    reached = torch.cat([torch.zeros(1), values]).double().square().cumsum(0)
+    return int((reached < energy * reached[-1]).sum())
+
+
+def expand(change: Change, like: Tensors) -> Tensors:
+    """Return the differences that a change of weights shaped `like` stands for."""
+    return {
+        name: (change.left[name] @ change.right[name]).reshape(held.shape) if name in change.left else change.whole[name]
+        for name, held in like.items()
+    }
+
+
+def apply(change: Change, weights: Tensors) -> Tensors:
+    """Return `weights` after the change."""
+    added = expand(change, weights)
+    return {name: held + added[name] if held.is_floating_point() else added[name] for name, held in weights.items()}
+
+
+def size(change: Change) -> int:
+    """Return how many values a change holds."""
+    return sum(value.numel() for part in (change.whole, change.left, change.right) for value in part.values())

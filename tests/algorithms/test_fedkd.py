@@ -1,0 +1,218 @@
+"""Known answers of FedKD: who gets which changes, and its losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from test_contract import run
+from torch import nn
+from torch.nn import functional
+from toy import make_cohort
+
+from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithms.compression import Change, compress, differences, size
+from pfedhr.algorithms.fedkd import FedKD, Learnt, Mentee, Mentor, News, adaptive_loss
+from pfedhr.algorithms.private import common_weights, weights_of
+from pfedhr.federate import Schedule
+from pfedhr.in_process import Cohort, InProcess, Workers
+from pfedhr.models import ModelSpec
+from pfedhr.parcel import ParcelError, Tensors, pack, unpack
+
+MLP = ModelSpec("mlp", (1, 8, 8), 4)
+
+
+def equal(first: Tensors, second: Tensors) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def step(cohort: Cohort, method: FedKD, round: int, server: Mentee, states: dict[str, Mentor], *clients: str) -> Mentee:
+    """One round of `clients`, whose new states go into `states`."""
+    replies = {}
+    for client in clients:
+        view = cohort.client_view(client, round)
+        states[client], replies[client], _ = method.client_step(states[client], method.message(server, client), view)
+    return method.server_step(server, replies, InProcess(method, Workers(cohort)).server_view(round))[0]
+
+
+def beginning(cohort: Cohort, method: FedKD) -> tuple[Mentee, dict[str, Mentor]]:
+    server = method.init_server(InProcess(method, Workers(cohort)).server_view(0))
+    return server, {client: method.init_client(cohort.client_view(client, 0)) for client in cohort.networks}
+
+
+def test_parcels_are_smaller_than_the_mentee() -> None:
+    cohort, method = make_cohort("cnn1", epochs=4), FedKD("mlp", 0.8, 0.8)
+    server, states = beginning(cohort, method)
+    view = cohort.client_view("client00", 1)
+    _, reply, metrics = method.client_step(states["client00"], method.message(server, "client00"), view)
+    whole = len(pack(News(server.weights, 0, ())))
+    assert len(pack(reply)) < 0.6 * whole
+    assert metrics["change_size_share"] < 0.6
+    server = step(cohort, method, 1, server, states, "client00", "client01")
+    assert len(pack(method.message(server, "client00"))) < 0.8 * whole
+
+
+@pytest.mark.parametrize(
+    ("energy", "expected"),
+    [
+        (0.5, [1, 2, 2, 3]),  # small changes: what each missed goes down
+        (1.0, [1, 0, 0, 0]),  # changes as large as the mentee: whoever missed two gets it whole
+    ],
+)
+def test_clients_hold_the_server_s_mentee_bit_for_bit_whatever_they_missed(energy: float, expected: list[int]) -> None:
+    cohort, method = make_cohort("mlp", "cnn1"), FedKD("mlp", energy, energy)
+    server, states = beginning(cohort, method)
+    history = [server]
+    everyone = list(cohort.networks)
+    for round, clients in enumerate((everyone[:2], everyone[1:3], everyone[:1], [], everyone), start=1):
+        server = step(cohort, method, round, server, states, *clients)
+        for client in clients:
+            assert states[client].changes == history[-1].changes
+            assert equal(states[client].mentee or {}, history[-1].weights)
+        history.append(server)
+    assert [one.changes for one in history] == [0, 1, 2, 3, 3, 4]
+    lengths = {client: len(method.message(history[-2], client).changes) for client in everyone}
+    assert list(lengths.values()) == expected
+    whole = sum(value.numel() for value in server.weights.values())
+    assert all(sum(map(size, one.latest)) <= whole for one in history)
+
+
+def test_whoever_lacks_more_than_is_kept_gets_the_whole_mentee() -> None:
+    kept = Change({"w": torch.tensor([1.0])}, {}, {})
+    server = Mentee({"w": torch.tensor([9.0])}, 5, (kept, kept), {"now": 5, "near": 4, "edge": 3, "far": 2})
+    method = FedKD()
+    assert method.message(server, "now") == News(None, 5, ())
+    assert method.message(server, "near") == News(None, 4, (kept,))
+    assert method.message(server, "edge") == News(None, 3, (kept, kept))
+    for client in ("far", "never seen"):
+        assert method.message(server, client) == News(server.weights, 5, ())
+
+
+def test_a_client_whose_reply_was_lost_takes_no_change_twice() -> None:
+    cohort, method = make_cohort("mlp"), FedKD("mlp", 0.5, 0.5)
+    server, states = beginning(cohort, method)
+    server = step(cohort, method, 1, server, states, "client00", "client01")
+    view = cohort.client_view("client00", 2)
+    ahead, _, _ = method.client_step(states["client00"], method.message(server, "client00"), view)
+    assert (ahead.changes, server.known["client00"]) == (1, 0)
+    states["client00"] = ahead
+    before, server = server, step(cohort, method, 2, server, states, "client01")
+    assert equal(ahead.mentee or {}, before.weights)
+    news = method.message(server, "client00")
+    assert (news.weights, news.since, len(news.changes)) == (None, 0, 2)
+    after, _, _ = method.client_step(ahead, news, dataclasses.replace(view, round=3))
+    assert after.changes == 2
+    assert equal(after.mentee or {}, server.weights)
+
+
+def test_a_state_of_an_earlier_round_is_refused() -> None:
+    cohort, method = make_cohort("mlp"), FedKD("mlp")
+    _, states = beginning(cohort, method)
+    with pytest.raises(ParcelError, match="client00 has 0 changes of the mentee, and the server takes it to have 3"):
+        method.client_step(states["client00"], News(None, 3, ()), cohort.client_view("client00", 4))
+
+
+def test_with_all_the_energy_the_mentee_is_the_mean_by_examples() -> None:
+    cohort, method = make_cohort("mlp"), FedKD("mlp", 1.0, 1.0)
+    view = InProcess(method, Workers(cohort)).server_view(1)
+    server = method.init_server(view)
+    sent = [common_weights(MLP, seed) for seed in (5, 6)]
+    changes = [compress(differences(server.weights, one), 1.0, ()) for one in sent]
+    replies = {"b": Learnt(changes[0], 1), "a": Learnt(changes[1], 3)}
+    after, metrics = method.server_step(server, replies, view)
+    assert metrics == {"energy": 1.0}
+    assert all(
+        torch.allclose(value, 0.25 * sent[0][name] + 0.75 * sent[1][name], atol=1e-5) for name, value in after.weights.items()
+    )
+    assert method.server_step(after, {}, view) == (after, {})
+
+
+def test_the_loss_has_its_known_values_and_its_divisor_is_a_constant() -> None:
+    even, labels = torch.zeros(3, 4), torch.tensor([0, 1, 2])
+    # Equal predictions: no divergence; each cross entropy is log 4.
+    assert adaptive_loss(even, even, labels, torch.tensor(2.0)).item() == pytest.approx(2 * math.log(4) + 1 / math.log(4))
+    sure = 1000.0 * torch.eye(4)[:3]
+    assert adaptive_loss(sure, sure, labels, torch.tensor(0.5)).item() == pytest.approx(500)  # 0.5 / 0.001, not infinity
+
+
+def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss() -> None:
+    labels, hidden = torch.tensor([0, 1, 1]), (noise(3, 5), noise(3, 2, seed=1))
+    own, common = (noise(3, 4, seed=seed).requires_grad_() for seed in (2, 3))
+    features, mapped = hidden[0].clone().requires_grad_(), hidden[1].clone().requires_grad_()
+    projection = noise(5, 2, seed=4).requires_grad_()
+    leaves = [own, common, features, mapped, projection]
+    distance = functional.mse_loss(mapped @ projection.T, features)
+    found = torch.autograd.grad(adaptive_loss(own, common, labels, distance), leaves)
+
+    def kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        p = teacher.detach().softmax(1)
+        return (p * (p.log() - student.log_softmax(1))).sum(1).mean()
+
+    sum_of_both = (functional.cross_entropy(own, labels) + functional.cross_entropy(common, labels)).item()
+    mentor = (
+        functional.cross_entropy(own, labels)
+        + (kl(common, own) + functional.mse_loss(features, (mapped @ projection.T).detach())) / sum_of_both
+    )
+    mentee = (
+        functional.cross_entropy(common, labels)
+        + (kl(own, common) + functional.mse_loss(mapped @ projection.T, features.detach())) / sum_of_both
+    )
+    for loss, places in ((mentor, (0, 2)), (mentee, (1, 3, 4))):
+        expected = torch.autograd.grad(loss, [leaves[place] for place in places])
+        for place, gradient in zip(places, expected, strict=True):
+            assert torch.allclose(found[place], gradient, atol=1e-6)
+
+
+def test_the_energy_rises_to_its_end() -> None:
+    method = FedKD(energy_start=0.5, energy_end=0.9, energy_rounds=4)
+    assert [method.energy(round) for round in (0, 1, 2, 4, 9)] == pytest.approx([0.5, 0.6, 0.7, 0.9, 0.9])
+
+
+def test_the_mentee_stands_beside_the_mentor_once_others_had_a_part_in_it() -> None:
+    cohort, method = make_cohort("cnn1"), FedKD("mlp")
+    server, states = beginning(cohort, method)
+    view = cohort.client_view("client00", 1)
+    assert method.teacher_model(states["client00"], view) is None
+    server = step(cohort, method, 1, server, states, "client00")
+    assert method.teacher_model(states["client00"], view) is None
+    step(cohort, method, 2, server, states, "client00")
+    teacher = method.teacher_model(states["client00"], view)
+    assert teacher is not None
+    assert equal(weights_of(teacher), server.weights)
+    assert equal(weights_of(method.personal_model(states["client00"], view)), states["client00"].weights)
+    assert not states["client00"].projection.equal(method.init_client(view).projection)
+    assert method.public_use(labelled=True) == "none"
+
+
+def test_networks_of_any_two_widths_learn_together() -> None:
+    _, states = run(FedKD("cnn1"), make_cohort("mlp", "mlp-wide"), Schedule(1, 4))
+    shapes = {client: tuple(unpack(Mentor, state or b"").projection.shape) for client, state in states.items()}
+    assert set(shapes.values()) == {(64, 50), (256, 50)}
+
+
+def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "place"),
+    [("mlp", f"{__name__}:headless", "algorithm.common_network"), (f"{__name__}:headless", "mlp", "clients.models")],
+)
+def test_networks_without_features_are_refused(own: str, common: str, place: str) -> None:
+    cohort = make_cohort(own)
+    with pytest.raises(SettingError, match=f"{place}: fedkd needs the features of .*headless.*nn.Linear"):
+        FedKD(common).check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))
+
+
+@pytest.mark.parametrize("setting", [{"energy_start": 0.0}, {"energy_end": 1.5}, {"energy_rounds": 0}])
+def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
+    cohort = make_cohort("mlp")
+    (name,) = setting
+    with pytest.raises(SettingError, match=f"algorithm.{name} = .* of fedkd: choose"):
+        FedKD(**setting).check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))

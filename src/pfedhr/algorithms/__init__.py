@@ -26,7 +26,6 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(FedAvg, FedProx, PerFedAvg, PFedMe, PFedBayes),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
     *(FedDistill, FedMD, FCCL),
-    *(FedDistill, FedMD, FCCL),
     *(FML, FedKEMF, FedKD, FedDF),
     PFedHR,
 )

@@ -1,0 +1,170 @@
+"""Studies: methods meet the same conditions, every run is done once, and one that was stopped goes on."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_run import EXPERIMENT
+
+from pfedhr.algorithm import SettingError
+from pfedhr.algorithms.fedavg import FedAvg
+from pfedhr.algorithms.fedmd import FedMD
+from pfedhr.algorithms.fedproto import FedProto
+from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.pfedhr import PFedHR
+from pfedhr.algorithms.private import initial_weights
+from pfedhr.disk import LockedError, locked
+from pfedhr.experiment_file import dump, parse
+from pfedhr.federate import RoundResult
+from pfedhr.launch import prepare, start
+from pfedhr.parcel import pack
+from pfedhr.results import Results, collect
+from pfedhr.run import read_rounds
+from pfedhr.study import Cell, Setting, StudyError, cells_of, is_finished, run_cells
+
+BASE = replace(parse(EXPERIMENT, "the test"), compare_local=False)
+TINY = PFedHR(groups=2, candidates=2, tuning_epochs=1, probe=8)
+
+
+class Told:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.began: tuple[int, int] | None = None
+        self.ended: dict[str, str] = {}
+
+    def begin(self, cells: int, done: int) -> None:
+        self.began = (cells, done)
+
+    def end_cell(self, cell: Cell, error: str) -> None:
+        self.ended[cell.folder] = error
+
+
+def timeless(results: Results) -> list[object]:
+    rows = [{name: value for name, value in vars(row).items() if "seconds" not in name} for row in results.cells]
+    return [rows, results.clients]
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[Cell]:
+    return cells_of([Setting("toy", BASE, {"local": Local(), "pfedhr": TINY})], [0, 1])
+
+
+@pytest.fixture(scope="module")
+def store(cells: list[Cell], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study")
+    run_cells(cells, path, 1, Told())
+    return path
+
+
+def test_all_methods_of_a_seed_meet_the_same_conditions(cells: list[Cell], store: Path) -> None:
+    for seed in (0, 1):
+        local, pfedhr = (cell for cell in cells if cell.seed == seed)
+        first, second = prepare(local.experiment), prepare(pfedhr.experiment)
+        assert pack(first.federation) == pack(second.federation)
+        assert first.training == second.training
+        for client in first.networks:
+            weights = [initial_weights(cohort.client_view(client, 0)) for cohort in (first, second)]
+            assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        selections = [[record["active"] for record in read_rounds(store / cell.folder)] for cell in (local, pfedhr)]
+        assert selections[0] == selections[1]
+        # Nobody has a teacher in the first round yet, so the active clients learn the same.
+        losses = [read_rounds(store / cell.folder)[0]["losses"] for cell in (local, pfedhr)]
+        assert losses[0] == losses[1]
+
+
+def test_what_a_method_does_not_use_makes_no_cell_of_its_own() -> None:
+    methods = {"local": Local(), "fedmd": FedMD(pretraining_epochs=0), "pfedhr": TINY}
+    unlabelled = replace(BASE, public=replace(BASE.public, labelled=False))
+    folders = [{cell.method: cell.folder for cell in cells_of([Setting("x", one, methods)], [3])} for one in (BASE, unlabelled)]
+    assert folders[0]["local"] == folders[1]["local"]
+    assert folders[0]["fedmd"] == folders[1]["fedmd"]
+    assert folders[0]["pfedhr"] != folders[1]["pfedhr"]
+    more = replace(BASE, public=replace(BASE.public, share=0.2))  # this leaves clients fewer examples
+    assert cells_of([Setting("x", more, methods)], [3])[0].folder != folders[0]["local"]
+    workers = replace(BASE, workers=2, name="other")
+    assert cells_of([Setting("x", workers, methods)], [3])[2].folder == folders[0]["pfedhr"]
+
+
+def test_seeds_differ_and_share_a_folder_above(cells: list[Cell]) -> None:
+    parents = {cell.method: set() for cell in cells}
+    for cell in cells:
+        parents[cell.method].add(Path(cell.folder).parent)
+    assert all(len(found) == 1 for found in parents.values())
+    assert len({cell.folder for cell in cells}) == 4
+
+
+def test_a_finished_cell_is_never_run_twice(cells: list[Cell], store: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+    told = Told()
+    run_cells(cells, store, 1, told)
+    assert (told.began, told.ended) == ((4, 4), {})
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
+
+
+def test_of_a_finished_cell_states_are_not_kept(cells: list[Cell], store: Path) -> None:
+    for cell in cells:
+        assert {path.name for path in (store / cell.folder).iterdir()} == {"experiment.toml", "rounds.jsonl", "clients.csv"}
+
+
+def test_two_at_a_time_give_the_same_rows(cells: list[Cell], store: Path, tmp_path: Path) -> None:
+    told = Told()
+    run_cells(cells, tmp_path, 2, told)
+    assert told.ended == {cell.folder: "" for cell in cells}
+    assert timeless(collect(cells, tmp_path)) == timeless(collect(cells, store))
+
+
+class Stopped(Exception):
+    """The end of a process, as far as a run can tell."""
+
+
+class StopAfterOneRound:
+    def begin(self, label: str, rounds: int, done: int) -> None: ...
+
+    def end_round(self, label: str, result: RoundResult) -> None:
+        raise Stopped
+
+
+def test_a_cell_that_was_stopped_goes_on(cells: list[Cell], store: Path, tmp_path: Path) -> None:
+    cell = next(cell for cell in cells if cell.method == "pfedhr")
+    with pytest.raises(Stopped):
+        start(cell.experiment, tmp_path / cell.folder, StopAfterOneRound())
+    assert not is_finished(tmp_path / cell.folder)
+    assert len(read_rounds(tmp_path / cell.folder)) == 1
+    run_cells(cells, tmp_path, 1, Told())
+    assert timeless(collect(cells, tmp_path)) == timeless(collect(cells, store))
+
+
+def test_a_run_that_fails_is_named_and_stops_no_other(cells: list[Cell], store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path, dirs_exist_ok=True)
+    broken = replace(TINY, tuning_learning_rate=1e30)
+    more = cells_of([Setting("toy", BASE, {"pfedhr-broken": broken, "fedmd": FedMD(digest_batch_size=8)})], [0])
+    told = Told()
+    with pytest.raises(StudyError, match=r"1 of 6 runs failed: pfedhr-broken-\w+/seed0: tuning client.*the loss is"):
+        run_cells([*more, *cells], tmp_path, 1, told)
+    assert told.began == (6, 4)
+    assert [bool(error) for error in told.ended.values()] == [True, False]
+    assert is_finished(tmp_path / more[1].folder)
+
+
+@pytest.mark.parametrize(("method", "words"), [(FedAvg(), "clients.models"), (FedProto(), "clients.features")])
+def test_nothing_is_trained_before_all_cells_have_been_checked(method: FedAvg | FedProto, words: str, tmp_path: Path) -> None:
+    cells = cells_of([Setting("toy", BASE, {"local": Local(), method.name: method})], [0])
+    with pytest.raises(SettingError, match=f"{method.name}.*{words}"):
+        run_cells(cells, tmp_path / "store", 1, Told())
+    assert not (tmp_path / "store").exists()
+
+
+def test_only_one_process_runs_a_store(cells: list[Cell], store: Path) -> None:
+    with locked(store), pytest.raises(LockedError, match="another process"):
+        run_cells(cells, store, 1, Told())
+
+
+def test_a_cell_is_an_experiment_that_can_be_run_alone(cells: list[Cell], store: Path) -> None:
+    for cell in cells:
+        assert (store / cell.folder / "experiment.toml").read_text() == dump(cell.experiment)
+        assert (cell.experiment.workers, cell.experiment.compare_local) == (1, False)

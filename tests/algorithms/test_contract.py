@@ -32,6 +32,7 @@ SMALL = {
     "fedgh": {},
     "fedmd": {"digest_batch_size": 8},
     "feddistill": {},
+    "feddf": {"distil_epochs": 2, "distil_batch_size": 8},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes"}

@@ -2,6 +2,7 @@
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms.fedavg import FedAvg
+from pfedhr.algorithms.feddf import FedDF
 from pfedhr.algorithms.feddistill import FedDistill
 from pfedhr.algorithms.fedgh import FedGH
 from pfedhr.algorithms.fedmd import FedMD
@@ -20,7 +21,7 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(Local, LocalPublic),
     *(FedAvg, FedProx, PerFedAvg, PFedMe, PFedBayes),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
-    *(FedDistill, FedMD),
+    *(FedDistill, FedMD, FedDF),
     PFedHR,
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

@@ -1,0 +1,202 @@
+"""FedDF: one shared network for each structure, taught by all clients' networks together on public data.
+
+T. Lin, L. Kong, S. U. Stich, M. Jaggi, "Ensemble Distillation for Robust Model Fusion in Federated Learning", NeurIPS 2020,
+arXiv 2006.07242. The server averages the networks of each structure by their examples, then trains every average on the public
+inputs to minimise KL(softmax of the mean logits of all clients in the round || its own softmax). Up: the blueprint (once) and
+weights. Down: the network of the client's own structure. What serves a client is that network after its own training.
+
+Departures: a fixed number of epochs at one learning rate, because early stopping takes labelled data for validation; all
+clients in the round teach, good or bad; Adam on the clients too. The server learns a client's structure with its first upload,
+so until then a client begins with the initial network that all of its structure make by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, Setup
+from pfedhr.algorithms.averaging import weighted_mean
+from pfedhr.algorithms.homogeneous import Held
+from pfedhr.algorithms.needs import above_zero, at_least, public_batches
+from pfedhr.algorithms.private import common_weights, restore, train_privately, weights_of
+from pfedhr.algorithms.stopwatch import Stopwatch
+from pfedhr.algorithms.uploads import Upload, check_description, describe_network, learn_structures, upload
+from pfedhr.inference import predict
+from pfedhr.learning import Training, TrainingError, distil, fit, soft_targets
+from pfedhr.parcel import Tensors
+from pfedhr.reassembly import Blueprint, rebuild
+from pfedhr.seeding import generator, seeded
+
+
+@dataclass(frozen=True)
+class Fusions:
+    """The server's state: structures by hash, the network of each by its blueprint's names, and each client's structure."""
+
+    known: dict[str, Blueprint]
+    fused: dict[str, Tensors]
+    structures: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What goes down: the network of the client's structure, by the blueprint's names, if that is known; and what is known."""
+
+    weights: Tensors | None
+    known: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FedDF(Algorithm):
+    """Federated learning by ensemble distillation."""
+
+    distil_epochs: int = 3
+    """Epochs of distillation on the public inputs."""
+    distil_batch_size: int = 8
+    """Batch size of it."""
+    distil_learning_rate: float = 0.001
+    """Learning rate of it."""
+    temperature: float = 1.0
+    """Temperature of it."""
+
+    name = "feddf"
+    server_state = Fusions
+    client_state = Held
+    message_type = Fusion
+    reply_type = Upload
+
+    def check(self, setup: Setup) -> None:
+        """Raise what would stop the method on `setup`.
+
+        SettingError for settings out of range, DescriptionError or DecompositionError for a network that cannot travel as
+        data, ModelError for one that cannot be trained on the public data in these batches.
+        """
+        at_least(self, distil_epochs=0, distil_batch_size=1)
+        above_zero(self, "distil_learning_rate", "temperature")
+        for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
+            check_description(network, setup.examples)
+        if self.distil_epochs:
+            public_batches(setup, "algorithm.distil_batch_size", self.distil_batch_size)
+
+    def public_use(self, labelled: bool) -> PublicUse:
+        """Return inputs, unless nothing is distilled."""
+        return "inputs at the server" if self.distil_epochs else "none"
+
+    def init_server(self, view: ServerView) -> Fusions:
+        """Return no networks."""
+        return Fusions({}, {}, {})
+
+    def init_client(self, view: ClientView) -> Held:
+        """Return the initial weights that all clients of one structure begin with."""
+        return Held(common_weights(view.network, view.seed), None)
+
+    def message(self, server: Fusions, client: str) -> Fusion:
+        """Return the network of the client's structure."""
+        weights = server.fused[server.structures[client]] if client in server.structures else None
+        return Fusion(weights, tuple(sorted(server.known)))
+
+    def client_step(self, state: Held, message: Fusion, view: ClientView) -> tuple[Held, Upload, Metrics]:
+        """Train the network of the client's structure on the private examples."""
+        inputs = view.train.ready(view.device).inputs
+        shared = None
+        if message.weights is not None:
+            shared = _own_names(view, inputs.dtype, state.weights, message.weights)
+        weights, metrics = train_privately(view, shared or common_weights(view.network, view.seed))
+        return Held(weights, shared), upload(view.network, weights, inputs, message.known), metrics
+
+    def server_step(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> tuple[Fusions, Metrics]:
+        """Average the networks of each structure, and teach each average what all know together."""
+        if not replies:
+            return server, {}
+        watch = Stopwatch()
+        known = learn_structures(server.known, replies)
+        clients = sorted(replies)
+        models = [rebuild(known[replies[client].structure], replies[client].weights) for client in clients]
+        fused = _average_structures([replies[client] for client in clients])
+        losses: dict[str, float] = {}
+        # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.
+        if self.distil_epochs and len(models) > 1:
+            with watch("tune_seconds"):
+                targets = soft_targets(ensemble_logits(models, view), self.temperature).cpu()
+                training = Training(self.distil_epochs, self.distil_batch_size, self.distil_learning_rate)
+                jobs = [Lecture(known[one], weights, targets, self.temperature, training) for one, weights in fused.items()]
+                pupils = dict(zip(fused, view.map(attend, jobs, Pupil), strict=True))
+            fused = {structure: pupil.weights for structure, pupil in pupils.items()}
+            losses = {structure[:12]: pupil.loss for structure, pupil in pupils.items()}
+        structures = server.structures | {client: replies[client].structure for client in clients}
+        return Fusions(known, server.fused | fused, structures), {"distil_loss": losses, **watch.seconds}
+
+    def personal_model(self, state: Held, view: ClientView) -> nn.Module:
+        """Return the client's network after its own training."""
+        return restore(view.network, state.weights)
+
+    def teacher_model(self, state: Held, view: ClientView) -> nn.Module | None:
+        """Return the shared network that the client was given last."""
+        return restore(view.network, state.shared) if state.shared else None
+
+
+@dataclass(frozen=True)
+class Lecture:
+    """A network to be taught on the public inputs, what it is to say there, and how it is trained."""
+
+    blueprint: Blueprint
+    weights: Tensors
+    targets: Tensor
+    temperature: float
+    training: Training
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """The weights of a network that was taught, and its last loss."""
+
+    weights: Tensors
+    loss: float
+
+
+def attend(lecture: Lecture, view: ServerView) -> Pupil:
+    """Train a network towards the ensemble's targets. Raises TrainingError naming the structure and the round."""
+    inputs, targets = view.public.ready(view.device).inputs, lecture.targets.to(view.device)
+    model = rebuild(lecture.blueprint, lecture.weights).to(view.device)
+    path = (view.round, lecture.blueprint.hash, "distillation")
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return distil(model(inputs[batch]), targets[batch], lecture.temperature)
+
+    try:
+        with seeded(view.seed, *path, "dropout"):
+            last = fit(model, len(inputs), loss, lecture.training, generator(view.seed, *path, "batches"))
+    except TrainingError as error:
+        raise TrainingError(f"distilling structure {path[1][:12]} in round {view.round}: {error}") from error
+    taught = weights_of(model)  # and the names of tied weights, which a blueprint gives once
+    return Pupil({name: taught[name] for name in lecture.weights}, last)
+
+
+def ensemble_logits(models: list[nn.Module], view: ServerView) -> Tensor:
+    """Return the mean logits (n, classes) of the networks on the public inputs."""
+    inputs = view.public.ready(view.device).inputs
+    return torch.stack([predict(model.to(view.device), inputs) for model in models]).mean(0)
+
+
+def _average_structures(uploads: list[Upload]) -> dict[str, Tensors]:
+    """Return the mean of the networks of each structure, by their examples."""
+    cohorts: dict[str, list[Upload]] = {}
+    for sent in uploads:
+        cohorts.setdefault(sent.structure, []).append(sent)
+    return {
+        structure: weighted_mean([one.weights for one in members], [one.examples for one in members])
+        for structure, members in cohorts.items()
+    }
+
+
+def _own_names(view: ClientView, dtype: torch.dtype, weights: Tensors, shared: Tensors) -> Tensors:
+    """Return `weights` of the client's network with everything that `shared` gives by the blueprint's names in its place."""
+    model = restore(view.network, weights)
+    held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    with torch.no_grad():  # in place, so that tied weights stay tied
+        for name, own in describe_network(view.network, dtype).names.items():
+            held[own].copy_(shared[name])
+    return weights_of(model)

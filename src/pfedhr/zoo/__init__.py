@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from pfedhr.zoo.cnn import cnn1, cnn2, cnn3, cnn4
+from pfedhr.zoo.cnn import cnn1, cnn2, cnn3, cnn4, cnn4_eighth, cnn4_half, cnn4_quarter
 from pfedhr.zoo.mlp import mlp, mlp_deep, mlp_wide
 from pfedhr.zoo.shape import ModelError, Shape
 from pfedhr.zoo.text import BagOfEmbeddings, RecurrentText, TransformerText
@@ -20,6 +20,9 @@ IMAGES: dict[str, Callable[[Shape, int], nn.Module]] = {
     "cnn2": cnn2,
     "cnn3": cnn3,
     "cnn4": cnn4,
+    "cnn4-half": cnn4_half,
+    "cnn4-quarter": cnn4_quarter,
+    "cnn4-eighth": cnn4_eighth,
     "resnet": ResidualNetwork,
     "mobilenet": MobileNetwork,
     "vit": VisionTransformer,

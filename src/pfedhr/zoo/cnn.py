@@ -1,4 +1,4 @@
-"""The four convolutional networks of pFedHR.
+"""The four convolutional networks of pFedHR, and the last of them in smaller widths.
 
 They follow Wang et al., "Towards Personalized Federated Learning via Heterogeneous Model Reassembly"
 (NeurIPS 2023, arXiv 2308.08643), as fixed by the parameter counts of the authors' networks at 3x32x32. Their CNN2 was the
@@ -83,11 +83,35 @@ def cnn3(shape: Shape, classes: int) -> nn.Module:
 
 def cnn4(shape: Shape, classes: int) -> nn.Module:
     """Return CNN4: six convolutions with batch norm, three linear layers; 5,852,170 parameters at (3, 32, 32), ten classes."""
+    return _cnn4(shape, classes, 1)
+
+
+def cnn4_half(shape: Shape, classes: int) -> nn.Module:
+    """Return CNN4 at half its width; 1,465,354 parameters at (3, 32, 32), ten classes."""
+    return _cnn4(shape, classes, 2)
+
+
+def cnn4_quarter(shape: Shape, classes: int) -> nn.Module:
+    """Return CNN4 at a quarter of its width; 367,498 parameters at (3, 32, 32), ten classes."""
+    return _cnn4(shape, classes, 4)
+
+
+def cnn4_eighth(shape: Shape, classes: int) -> nn.Module:
+    """Return CNN4 at an eighth of its width; 92,458 parameters at (3, 32, 32), ten classes."""
+    return _cnn4(shape, classes, 8)
+
+
+def _cnn4(shape: Shape, classes: int, divisor: int) -> nn.Module:
+    """Return CNN4 with every hidden width divided, rounded up: slices of it, as HeteroFL has them (arXiv 2010.01264)."""
+
+    def width(whole: int) -> int:
+        return -(-whole // divisor)
+
     maps = _Maps(shape)
-    maps.add(32, 3, 1, "norm", nn.ReLU())
-    maps.add(64, 3, 1, nn.ReLU(), "pool")
-    maps.add(128, 3, 1, "norm", nn.ReLU())
-    maps.add(128, 3, 1, nn.ReLU(), "pool", nn.Dropout2d(0.05))
-    maps.add(256, 3, 1, "norm", nn.ReLU())
-    maps.add(256, 3, 1, nn.ReLU(), "pool", nn.Dropout(0.1))
-    return maps.finish((1024, 512), classes, ((nn.ReLU(),), (nn.ReLU(),)))
+    maps.add(width(32), 3, 1, "norm", nn.ReLU())
+    maps.add(width(64), 3, 1, nn.ReLU(), "pool")
+    maps.add(width(128), 3, 1, "norm", nn.ReLU())
+    maps.add(width(128), 3, 1, nn.ReLU(), "pool", nn.Dropout2d(0.05))
+    maps.add(width(256), 3, 1, "norm", nn.ReLU())
+    maps.add(width(256), 3, 1, nn.ReLU(), "pool", nn.Dropout(0.1))
+    return maps.finish((width(1024), width(512)), classes, ((nn.ReLU(),), (nn.ReLU(),)))

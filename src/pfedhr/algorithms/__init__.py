@@ -9,6 +9,7 @@ from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedproto import FedProto
 from pfedhr.algorithms.fedprox import FedProx
 from pfedhr.algorithms.fedtgp import FedTGP
+from pfedhr.algorithms.heterofl import HeteroFL
 from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
@@ -21,7 +22,7 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(Local, LocalPublic),
     *(FedAvg, FedProx, PerFedAvg, PFedMe, PFedBayes),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
-    *(FedDistill, FedMD, FedDF),
+    *(FedDistill, FedMD, FedDF, HeteroFL),
     PFedHR,
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

@@ -22,7 +22,7 @@ from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training, TrainingError, distil, soft_targets
 from pfedhr.models import ModelError, build
-from pfedhr.parcel import ParcelError, Tensors, unpack
+from pfedhr.parcel import ParcelError, Tensors, pack, unpack
 from pfedhr.reassembly import DescriptionError, rebuild
 
 
@@ -152,6 +152,14 @@ def test_a_client_gets_its_own_structure_under_its_own_names_once_the_server_kno
         assert reply.blueprint is None  # the server has it
         assert equal(reply.weights, changed[client].weights)
     assert method.message(server, "a client never heard of").weights is None
+
+
+def test_the_order_of_replies_changes_nothing() -> None:
+    cohort, method = make_cohort("cnn1", "mlp"), FedDF(distil_epochs=1)
+    replies = sent(cohort)
+    first, _ = step(method, cohort, Fusions({}, {}, {}), replies)
+    second, _ = step(method, cohort, Fusions({}, {}, {}), dict(reversed(replies.items())))
+    assert pack(first) == pack(second)
 
 
 class Tied(nn.Module):

@@ -24,7 +24,7 @@ from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec, build
-from pfedhr.parcel import Tensors, unpack
+from pfedhr.parcel import Tensors, pack, unpack
 from pfedhr.seeding import generator
 from pfedhr.zoo.cnn import _Maps
 
@@ -296,6 +296,27 @@ def test_a_client_never_heard_of_cuts_the_whole_itself() -> None:
     second = QUARTER.client_step(QUARTER.init_client(late), Part(known), late)
     assert equal(first[1].weights, second[1].weights)
     assert QUARTER.server_step(server, {}, view) == (server, {})
+
+
+def test_the_order_of_replies_changes_nothing() -> None:
+    cohort = make_cohort("cnn4-quarter", "cnn4-eighth", clients=3)
+    view = InProcess(QUARTER, Workers(cohort)).server_view(1)
+    weights = {client: build(network, 0, client).state_dict() for client, network in cohort.networks.items()}
+    replies = {client: Slice(dict(held), (at, 3)) for at, (client, held) in enumerate(weights.items())}
+    first, _ = QUARTER.server_step(Whole(None, {}), replies, view)
+    second, _ = QUARTER.server_step(Whole(None, {}), dict(reversed(replies.items())), view)
+    assert pack(first) == pack(second)
+    assert list(first.shapes) == list(cohort.networks)
+
+
+def test_a_weight_that_two_layers_share_is_divided_once() -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    inputs = torch.randn(2, 3)
+    with scaled(model, {"0": 0.5, "1": 0.5}):
+        expected = model(inputs)
+    divide(model, {"0": 0.5, "1": 0.5})
+    assert torch.allclose(model(inputs), expected)
 
 
 # What is refused

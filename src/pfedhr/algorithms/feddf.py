@@ -112,10 +112,10 @@ class FedDF(Algorithm):
         if not replies:
             return server, {}
         watch = Stopwatch()
-        known = learn_structures(server.known, replies)
-        clients = sorted(replies)
-        models = [rebuild(known[replies[client].structure], replies[client].weights) for client in clients]
-        fused = _average_structures([replies[client] for client in clients])
+        sent = {client: replies[client] for client in sorted(replies)}
+        known = learn_structures(server.known, sent)
+        models = [rebuild(known[one.structure], one.weights) for one in sent.values()]
+        fused = _average_structures(list(sent.values()))
         losses: dict[str, float] = {}
         # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.
         if self.distil_epochs and len(models) > 1:
@@ -126,7 +126,7 @@ class FedDF(Algorithm):
                 pupils = dict(zip(fused, view.map(attend, jobs, Pupil), strict=True))
             fused = {structure: pupil.weights for structure, pupil in pupils.items()}
             losses = {structure[:12]: pupil.loss for structure, pupil in pupils.items()}
-        structures = server.structures | {client: replies[client].structure for client in clients}
+        structures = server.structures | {client: one.structure for client, one in sent.items()}
         return Fusions(known, server.fused | fused, structures), {"distil_loss": losses, **watch.seconds}
 
     def personal_model(self, state: Held, view: ClientView) -> nn.Module:

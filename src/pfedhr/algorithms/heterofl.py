@@ -145,11 +145,9 @@ class HeteroFL(Algorithm):
         whole = ModelSpec(self.global_network, tuple(view.public.inputs.shape[1:]), view.classes)
         old = common_weights(whole, view.seed) if server.weights is None else server.weights
         head = head_name(build(whole, 0), view.classes)
-        sent = [replies[client] for client in sorted(replies)]
-        new = joined(old, sent, (f"{head}.weight", f"{head}.bias"))
-        shapes = {
-            client: {name: tuple(value.shape) for name, value in reply.weights.items()} for client, reply in replies.items()
-        }
+        sent = {client: replies[client] for client in sorted(replies)}
+        new = joined(old, list(sent.values()), (f"{head}.weight", f"{head}.bias"))
+        shapes = {client: {name: tuple(value.shape) for name, value in part.weights.items()} for client, part in sent.items()}
         return Whole(new, server.shapes | shapes), {}
 
     def personal_model(self, state: Held, view: ClientView) -> nn.Module:

@@ -91,9 +91,9 @@ def scaled(model: nn.Module, rates: Mapping[str, float]) -> Generator[None]:
 @torch.no_grad()
 def divide(model: nn.Module, rates: Mapping[str, float]) -> None:
     """Divide the weights of layers by their rates in place: the same network as `scaled` makes, for good."""
-    for name, rate in rates.items():
-        for weight in model.get_submodule(name).parameters():
-            weight.div_(rate)
+    shares = {weight: rate for name, rate in rates.items() for weight in model.get_submodule(name).parameters()}
+    for weight, rate in shares.items():  # once each, though several layers may share one
+        weight.div_(rate)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,18 @@ from pfedhr.zoo import IMAGES, TEXT, VECTORS, ModelError
 def test_the_papers_networks_have_the_papers_sizes(name: str, parameters: int) -> None:
     model = build(ModelSpec(name, (3, 32, 32), 10), 0)
     assert sum(value.numel() for value in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("name", "divisor"), [("cnn4-half", 2), ("cnn4-quarter", 4), ("cnn4-eighth", 8)])
+def test_narrower_networks_have_every_hidden_width_divided(name: str, divisor: int) -> None:
+    maps = [3, *(width // divisor for width in (32, 64, 128, 128, 256, 256))]
+    lines = [16 * maps[-1], 1024 // divisor, 512 // divisor, 10]
+    norms = 2 * (maps[1] + maps[3] + maps[5])
+    expected = norms + sum(9 * entering * leaving + leaving for entering, leaving in pairwise(maps))
+    expected += sum(entering * leaving + leaving for entering, leaving in pairwise(lines))
+    model = build(ModelSpec(name, (3, 32, 32), 10), 0)
+    assert sum(value.numel() for value in model.parameters()) == expected
+    assert expected == {2: 1_465_354, 4: 367_498, 8: 92_458}[divisor]
 
 
 @pytest.mark.parametrize("name", [*IMAGES, *VECTORS])

@@ -37,16 +37,20 @@ SMALL = {
     "fedkd": {},
     "fedkemf": {"tuning_epochs": 1, "tuning_batch_size": 8},
     "feddf": {"distil_epochs": 2, "distil_batch_size": 8},
+    "feddf": {"distil_epochs": 2, "distil_batch_size": 8},
+    "heterofl": {"global_network": "cnn4-quarter"},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes"}
+WIDTHS = {"heterofl": ("cnn4-quarter", "cnn4-eighth")}
 NEEDS_LABELS = {"local-public", "fedmd"}
 NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
 METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]
 
 
 def suited(algorithm: Algorithm, *networks: str, **options: int) -> Cohort:
-    """A small cohort such as the method needs: networks of one structure, or features of one width."""
+    """A small cohort such as the method needs: networks of one structure or family, or features of one width."""
+    networks = WIDTHS.get(algorithm.name, networks)[: len(networks)]
     networks = networks[:1] if algorithm.name in ONE_STRUCTURE else networks
     cohort = make_cohort(*networks, **options, features=16 if algorithm.name in NEEDS_FEATURES else 0)
     federation = cohort.federation

@@ -22,7 +22,7 @@ from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training, TrainingError, distil, soft_targets
 from pfedhr.models import ModelError, build
-from pfedhr.parcel import ParcelError, Tensors, unpack
+from pfedhr.parcel import ParcelError, Tensors, pack, unpack
 from pfedhr.reassembly import DescriptionError, rebuild
 
 
@@ -154,6 +154,14 @@ def test_a_client_gets_its_own_structure_under_its_own_names_once_the_server_kno
     assert method.message(server, "a client never heard of").weights is None
 
 
+def test_the_order_of_replies_changes_nothing() -> None:
+    cohort, method = make_cohort("cnn1", "mlp"), FedDF(distil_epochs=1)
+    replies = sent(cohort)
+    first, _ = step(method, cohort, Fusions({}, {}, {}), replies)
+    second, _ = step(method, cohort, Fusions({}, {}, {}), dict(reversed(replies.items())))
+    assert pack(first) == pack(second)
+
+
 class Tied(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -209,7 +217,7 @@ def test_weights_of_another_network_and_unknown_structures_are_refused() -> None
     with pytest.raises(ParcelError, match="not those of the blueprint"):
         step(FedDF(), cohort, Fusions({}, {}, {}), swapped)
     unknown = {"client00": dataclasses.replace(replies["client00"], blueprint=None)}
-    with pytest.raises(ParcelError, match="client00 .* never described"):
+    with pytest.raises(ParcelError, match=r"client00 .* never described"):
         step(FedDF(), cohort, Fusions({}, {}, {}), unknown)
 
 

@@ -27,7 +27,7 @@ from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec, build
-from pfedhr.parcel import Tensors, unpack
+from pfedhr.parcel import Tensors, pack, unpack
 from pfedhr.seeding import generator
 
 
@@ -234,6 +234,8 @@ def test_the_server_mixes_plain_means() -> None:
         assert server.shared.means["w"].item() == mean
         assert server.shared.rhos["w"].item() == rho
         assert method.server_step(server, {}, view) == (server, {})
+        backwards, _ = method.server_step(Prior(old), dict(reversed(replies.items())), view)
+        assert pack(backwards) == pack(server)
 
 
 def test_recurrent_and_attention_layers_are_drawn_too() -> None:

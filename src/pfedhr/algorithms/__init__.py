@@ -13,6 +13,7 @@ from pfedhr.algorithms.fedproto import FedProto
 from pfedhr.algorithms.fedprox import FedProx
 from pfedhr.algorithms.fedtgp import FedTGP
 from pfedhr.algorithms.fml import FML
+from pfedhr.algorithms.heterofl import HeteroFL
 from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
@@ -26,7 +27,8 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(FedAvg, FedProx, PerFedAvg, PFedMe, PFedBayes),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
     *(FedDistill, FedMD, FCCL),
-    *(FML, FedKEMF, FedKD, FedDF),
+    *(FML, FedKEMF, FedKD),
+    *(FedDF, HeteroFL),
     PFedHR,
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

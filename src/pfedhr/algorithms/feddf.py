@@ -34,7 +34,7 @@ from pfedhr.seeding import generator, seeded
 
 @dataclass(frozen=True)
 class Fusions:
-    """The server's state: structures by hash, the network of each by its blueprint's names, and the structure of each client."""
+    """The server's state: structures by hash, the network of each by its blueprint's names, and each client's structure."""
 
     known: dict[str, Blueprint]
     fused: dict[str, Tensors]
@@ -43,7 +43,7 @@ class Fusions:
 
 @dataclass(frozen=True)
 class Fusion:
-    """What goes down: the network of the client's structure, by the blueprint's names, if the server knows it; and all hashes."""
+    """What goes down: the network of the client's structure, by the blueprint's names, if that is known; and what is known."""
 
     weights: Tensors | None
     known: tuple[str, ...]
@@ -53,9 +53,9 @@ class Fusion:
 class FedDF(Algorithm):
     """Federated learning by ensemble distillation."""
 
-    distil_epochs: int = 10
+    distil_epochs: int = 3
     """Epochs of distillation on the public inputs."""
-    distil_batch_size: int = 32
+    distil_batch_size: int = 8
     """Batch size of it."""
     distil_learning_rate: float = 0.001
     """Learning rate of it."""
@@ -112,10 +112,10 @@ class FedDF(Algorithm):
         if not replies:
             return server, {}
         watch = Stopwatch()
-        known = learn_structures(server.known, replies)
-        clients = sorted(replies)
-        models = [rebuild(known[replies[client].structure], replies[client].weights) for client in clients]
-        fused = _average_structures([replies[client] for client in clients])
+        sent = {client: replies[client] for client in sorted(replies)}
+        known = learn_structures(server.known, sent)
+        models = [rebuild(known[one.structure], one.weights) for one in sent.values()]
+        fused = _average_structures(list(sent.values()))
         losses: dict[str, float] = {}
         # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.
         if self.distil_epochs and len(models) > 1:
@@ -126,7 +126,7 @@ class FedDF(Algorithm):
                 pupils = dict(zip(fused, view.map(attend, jobs, Pupil), strict=True))
             fused = {structure: pupil.weights for structure, pupil in pupils.items()}
             losses = {structure[:12]: pupil.loss for structure, pupil in pupils.items()}
-        structures = server.structures | {client: replies[client].structure for client in clients}
+        structures = server.structures | {client: one.structure for client, one in sent.items()}
         return Fusions(known, server.fused | fused, structures), {"distil_loss": losses, **watch.seconds}
 
     def personal_model(self, state: Held, view: ClientView) -> nn.Module:

@@ -1,0 +1,167 @@
+"""HeteroFL: clients train slices of one network, each as wide as it can bear.
+
+E. Diao, J. Ding, V. Tarokh, "HeteroFL: Computation and Communication Efficient Federated Learning for Heterogeneous Clients",
+ICLR 2021, arXiv 2010.01264. A slice has the first outputs of every hidden layer and the inputs that match. In training a
+layer's outputs are divided by the share r of the whole's that it has, batch norms use the statistics of the batch, and logits
+of classes that the client lacks are set to 0. Every scalar of the whole becomes the plain mean over the clients that sent it,
+and the last layer's rows over those that have the class; what nobody sent stays. Up: the slice, and the client's classes.
+Down: the slice. What serves a client is its slice after its own training.
+
+Departures: Adam without clipping, as in every method here. The paper tests the whole network, where no r divides; here the
+slice serves, as it was trained: its weights are divided by r for good, and logits of absent classes stay 0. Its batch norms
+take their statistics from one pass over the client's own examples afterwards; the server averages them like weights, for the
+teacher's place alone. The server learns how wide a client is with its first upload, so a client that takes part late is sent
+the whole network that once, and cuts it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
+from pfedhr.algorithms.homogeneous import Held
+from pfedhr.algorithms.private import common_weights, restore, train, weights_of
+from pfedhr.algorithms.slices import (
+    Shapes,
+    Slice,
+    cut,
+    divide,
+    is_slice,
+    joined,
+    measure_statistics,
+    rates_of,
+    scaled,
+    shapes_of,
+    silence,
+)
+from pfedhr.heads import head_name
+from pfedhr.models import ModelSpec, build
+from pfedhr.parcel import Tensors
+from pfedhr.seeding import generator
+from pfedhr.zoo import ModelError
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The server's state: the whole network, None before the first mean, and the shapes of every client's slice by client."""
+
+    weights: Tensors | None
+    shapes: dict[str, Shapes]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes down: the client's slice, or the whole where its width is unknown; None where all make the whole themselves."""
+
+    weights: Tensors | None
+
+
+@dataclass(frozen=True)
+class HeteroFL(Algorithm):
+    """Federated learning of slices of one network."""
+
+    global_network: str = "cnn4"
+    """The network that all clients' networks are slices of: a name of the zoo, or "package.module:factory"."""
+
+    name = "heterofl"
+    server_state = Whole
+    client_state = Held
+    message_type = Part
+    reply_type = Slice
+
+    def check(self, setup: Setup) -> None:
+        """Raise SettingError unless every network is a slice of the global one, or HeadError if that has no head."""
+        for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
+            if network.features:
+                raise SettingError(
+                    f"{self.name} cuts slices of algorithm.global_network = {self.global_network!r}, which has no adapter: set "
+                    f"clients.features = 0, not {network.features}, and name slices of it in clients.models"
+                )
+            try:
+                whole = build(self._whole(network), 0)
+            except ModelError as error:
+                raise SettingError(f"algorithm.global_network of {self.name}: {error}") from error
+            head_name(whole, network.classes)
+            if not is_slice(build(network, 0), whole, setup.examples):
+                raise SettingError(
+                    f"{self.name} needs slices of algorithm.global_network = {self.global_network!r}, and {network.factory!r} "
+                    f"is none: name networks in clients.models that differ from it in their hidden widths alone, such as "
+                    f"cnn4-half for cnn4, or the network that they are slices of"
+                )
+
+    def init_server(self, view: ServerView) -> Whole:
+        """Return no network yet."""
+        return Whole(None, {})
+
+    def init_client(self, view: ClientView) -> Held:
+        """Return the client's slice of the initial network."""
+        return Held(self._slice(Part(None), view), None)
+
+    def message(self, server: Whole, client: str) -> Part:
+        """Return the client's slice, or the whole if the client has never been heard of."""
+        if server.weights is None or client not in server.shapes:
+            return Part(server.weights)
+        return Part(cut(server.weights, server.shapes[client]))
+
+    def client_step(self, state: Held, message: Part, view: ClientView) -> tuple[Held, Slice, Metrics]:
+        """Train the slice on the private examples, for the classes that they have."""
+        examples = view.train.ready(view.device)
+        weights = self._slice(message, view)
+        rates = rates_of(view.network, self._whole(view.network))
+        model = restore(view.network, weights).to(view.device)
+        absent = torch.ones(view.network.classes, dtype=torch.bool, device=view.device)
+        absent[examples.labels] = False
+
+        def loss(model: nn.Module, batch: Tensor) -> Tensor:
+            logits = model(examples.inputs[batch]).masked_fill(absent, 0.0)
+            return functional.cross_entropy(logits, examples.labels[batch])
+
+        with scaled(model, rates):
+            last = train(view, model, loss)
+        trained = weights_of(model)
+        divide(model, rates)
+        measure_statistics(
+            model, examples.inputs, view.training.batch_size, generator(view.seed, view.round, view.id, "statistics")
+        )
+        statistics = {name: value.cpu().clone() for name, value in model.named_buffers() if name in trained}
+        silence(model, view.network.classes, absent)
+        shared = None
+        if message.weights is not None:
+            given = restore(view.network, weights)
+            divide(given, rates)
+            shared = weights_of(given)
+        present = tuple(int(label) for label in examples.labels.unique())
+        return Held(weights_of(model), shared), Slice(trained | statistics, present), {"loss": last}
+
+    def server_step(self, server: Whole, replies: Mapping[str, Slice], view: ServerView) -> tuple[Whole, Metrics]:
+        """Return the whole with the mean of the slices in the places that they have."""
+        if not replies:
+            return server, {}
+        whole = ModelSpec(self.global_network, tuple(view.public.inputs.shape[1:]), view.classes)
+        old = common_weights(whole, view.seed) if server.weights is None else server.weights
+        head = head_name(build(whole, 0), view.classes)
+        sent = {client: replies[client] for client in sorted(replies)}
+        new = joined(old, list(sent.values()), (f"{head}.weight", f"{head}.bias"))
+        shapes = {client: {name: tuple(value.shape) for name, value in part.weights.items()} for client, part in sent.items()}
+        return Whole(new, server.shapes | shapes), {}
+
+    def personal_model(self, state: Held, view: ClientView) -> nn.Module:
+        """Return the client's slice after its own training."""
+        return restore(view.network, state.weights)
+
+    def teacher_model(self, state: Held, view: ClientView) -> nn.Module | None:
+        """Return the slice that the client was given last."""
+        return restore(view.network, state.shared) if state.shared else None
+
+    def _whole(self, network: ModelSpec) -> ModelSpec:
+        return replace(network, factory=self.global_network)
+
+    def _slice(self, message: Part, view: ClientView) -> Tensors:
+        """Return the weights that the client begins a round with."""
+        whole = common_weights(self._whole(view.network), view.seed) if message.weights is None else message.weights
+        return cut(whole, shapes_of(view.network))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 
 import pytest
 import torch
 from torch import Tensor
-from toy import make_cohort
+from toy import make_cohort, separable
 
 from pfedhr.algorithm import Algorithm, ClientView, ServerView, SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.local import Local
 from pfedhr.federate import RoundResult, Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, MemoryStore, Workers
 from pfedhr.parcel import pack, unpack
@@ -36,13 +38,14 @@ SMALL = {
     "fml": {"common_network": "mlp"},
     "fedkd": {},
     "fedkemf": {"tuning_epochs": 1, "tuning_batch_size": 8},
-    "feddf": {"distil_epochs": 2, "distil_batch_size": 8},
-    "feddf": {"distil_epochs": 2, "distil_batch_size": 8},
+    "feddf": {"tuning_epochs": 2, "tuning_batch_size": 8},
     "heterofl": {"global_network": "cnn4-quarter"},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes"}
 WIDTHS = {"heterofl": ("cnn4-quarter", "cnn4-eighth")}
+LOCAL_WHEN_ALONE = {"local", "lg-fedavg", "feddistill"}
+"""What the other clients give is all that these add, so that one client alone learns as without them, bit for bit."""
 NEEDS_LABELS = {"local-public", "fedmd"}
 NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
 METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]
@@ -58,14 +61,23 @@ def suited(algorithm: Algorithm, *networks: str, **options: int) -> Cohort:
     return cohort
 
 
-def run(
-    algorithm: Algorithm, cohort: Cohort, schedule: Schedule, workers: int = 1
-) -> tuple[list[RoundResult], dict[str, bytes | None]]:
-    store = MemoryStore()
-    with Workers(cohort, workers) as crew:
-        engine = InProcess(algorithm, crew, store)
-        clients = list(cohort.federation.clients)
-        results = list(federate(algorithm, engine, engine.server_view, clients, schedule, cohort.seed))
+Outcome = tuple[list[RoundResult], dict[str, bytes | None]]
+
+
+def run(algorithm: Algorithm, cohort: Cohort, schedule: Schedule, stop_after: int = 0) -> Outcome:
+    """Every round's result and every client's last state; with `stop_after`, of a run that was stopped there and resumed."""
+    with Workers(cohort) as crew:
+        return run_on(crew, algorithm, schedule, stop_after)
+
+
+def run_on(crew: Workers, algorithm: Algorithm, schedule: Schedule, stop_after: int = 0) -> Outcome:
+    store, clients = MemoryStore(), list(crew.cohort.federation.clients)
+    results: list[RoundResult] = []
+    for rounds in (stop_after, schedule.rounds):
+        engine = InProcess(algorithm, crew, store)  # a new one knows what is in the store, and nothing else
+        part = dataclasses.replace(schedule, rounds=rounds)
+        progress = results[-1].progress if results else None
+        results += federate(algorithm, engine, engine.server_view, clients, part, crew.cohort.seed, progress)
     return results, {client: store.load(client) for client in clients}
 
 
@@ -85,25 +97,58 @@ def test_every_row_of_the_table_is_covered_and_named(algorithm: Algorithm) -> No
 
 @pytest.mark.parametrize("algorithm", METHODS)
 @pytest.mark.parametrize("labelled", [True, False])
-def test_rounds_run_and_are_the_same_again(algorithm: Algorithm, labelled: bool) -> None:
+def test_some_take_part_in_each_round_and_a_resumed_run_ends_the_same(algorithm: Algorithm, labelled: bool) -> None:
     if not labelled and algorithm.name in NEEDS_LABELS:
         with pytest.raises(SettingError, match=f"{algorithm.name} needs labels .* public.labelled = true"):
             suited(algorithm, "cnn1", "mlp", labelled=False)
         return
+    if not labelled and "labels" not in algorithm.public_use(labelled=True):
+        return  # it does not see the difference
     cohort = suited(algorithm, "cnn1", "mlp", labelled=labelled)
     first, states = run(algorithm, cohort, Schedule(3, 3))
-    again, states_again = run(algorithm, cohort, Schedule(3, 3))
+    again, states_again = run(algorithm, cohort, Schedule(3, 3), stop_after=1)
+    assert [len(result.active) for result in first] == [3, 3, 3]
     assert [without_times(result) for result in first] == [without_times(result) for result in again]
     assert states == states_again
-    other, _ = run(algorithm, suited(algorithm, "cnn1", "mlp", labelled=labelled, seed=1), Schedule(3, 3))
-    assert without_times(first[-1]) != without_times(other[-1])
+    other, _ = run(algorithm, suited(algorithm, "cnn1", "mlp", labelled=labelled, seed=1), Schedule(1, 3))
+    assert without_times(first[0]) != without_times(other[0])
 
 
 @pytest.mark.parametrize("algorithm", METHODS)
-def test_workers_give_the_same_bits(algorithm: Algorithm) -> None:
+def test_labels_of_public_data_matter_only_to_methods_that_say_so(algorithm: Algorithm) -> None:
+    if "labels" in algorithm.public_use(labelled=True):
+        return
+    cohort = suited(algorithm, "cnn1", "mlp")
+    without = dataclasses.replace(
+        cohort, federation=dataclasses.replace(cohort.federation, public=separable(16, "public").without_labels())
+    )
+    (_, states), (_, states_without) = (run(algorithm, one, Schedule(2, 3)) for one in (cohort, without))
+    assert states == states_without
+    if algorithm.public_use(labelled=True) == "none":
+        other = dataclasses.replace(cohort, federation=dataclasses.replace(cohort.federation, public=separable(16, "other")))
+        assert run(algorithm, other, Schedule(2, 3))[1] == states
+
+
+@pytest.fixture(scope="module")
+def crews() -> Iterator[Callable[[Cohort], Workers]]:
+    """Two worker processes for a cohort, which methods share: starting them takes longer than the rounds."""
+    with ExitStack() as stack:
+        made: dict[bytes, Workers] = {}
+
+        def crew(cohort: Cohort) -> Workers:
+            key = repr(cohort.networks).encode() + pack(cohort.federation)
+            if key not in made:
+                made[key] = stack.enter_context(Workers(cohort, 2))
+            return made[key]
+
+        yield crew
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_workers_give_the_same_bits(algorithm: Algorithm, crews: Callable[[Cohort], Workers]) -> None:
     cohort = suited(algorithm, "cnn1", "resnet", "mlp")
     alone, states = run(algorithm, cohort, Schedule(2, 3))
-    together, states_together = run(algorithm, cohort, Schedule(2, 3), workers=2)
+    together, states_together = run_on(crews(cohort), algorithm, Schedule(2, 3))
     assert [without_times(result) for result in alone] == [without_times(result) for result in together]
     assert states == states_together
 
@@ -117,8 +162,15 @@ def test_a_separable_task_is_learnt(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_one_client_alone_is_enough(algorithm: Algorithm) -> None:
-    results, _ = run(algorithm, suited(algorithm, "cnn1", clients=1), Schedule(2, 1))
+    cohort = suited(algorithm, "cnn1", clients=1)
+    results, states = run(algorithm, cohort, Schedule(2, 1))
     assert list(results[-1].scores) == ["client00"]
+    if algorithm.name in LOCAL_WHEN_ALONE:
+        _, local = run(Local(), cohort, Schedule(2, 1))
+        own, wanted = (
+            unpack(kind.client_state, one["client00"] or b"").weights for kind, one in ((algorithm, states), (Local, local))
+        )
+        assert all(torch.equal(own[name], wanted[name]) for name in wanted)
 
 
 class Watched(InProcess):
@@ -139,10 +191,6 @@ def test_a_missing_reply_does_no_harm(algorithm: Algorithm) -> None:
     assert "client01" in results[-1].progress.unscored
 
 
-def copied(value: object) -> bytes:
-    return pack(value)
-
-
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_steps_change_none_of_their_arguments_and_states_survive_packing(algorithm: Algorithm) -> None:
     cohort = suited(algorithm, "cnn1", "mlp", clients=2)
@@ -154,16 +202,16 @@ def test_steps_change_none_of_their_arguments_and_states_survive_packing(algorit
         replies = {}
         for client in cohort.networks:
             message = algorithm.message(server, client)
-            before = copied(states[client]), copied(message), copied(server)
+            before = pack(states[client]), pack(message), pack(server)
             new, reply, metrics = algorithm.client_step(states[client], message, cohort.client_view(client, round))
-            assert (copied(states[client]), copied(message), copied(server)) == before
+            assert (pack(states[client]), pack(message), pack(server)) == before
             assert all(math.isfinite(value) for value in metrics.values())
             states[client] = unpack(algorithm.client_state, pack(new))
             assert pack(states[client]) == pack(new)
             replies[client] = reply
-        before = copied(server), {client: copied(reply) for client, reply in replies.items()}
+        before = pack(server), {client: pack(reply) for client, reply in replies.items()}
         new, _ = algorithm.server_step(server, replies, engine.server_view(round))
-        assert (copied(server), {client: copied(reply) for client, reply in replies.items()}) == before
+        assert (pack(server), {client: pack(reply) for client, reply in replies.items()}) == before
         server = unpack(algorithm.server_state, pack(new))
         assert pack(server) == pack(new)
     assert pack(cohort.federation) == federation

@@ -49,7 +49,7 @@ def step(method: FedDF, cohort: Cohort, server: Fusions, replies: Mapping[str, U
 def test_one_structure_without_distillation_is_fedavg_bit_for_bit(network: str) -> None:
     cohort = make_cohort(network)
     plain, plain_states = run(FedAvg(), cohort, Schedule(2, 4))
-    fused, fused_states = run(FedDF(distil_epochs=0), cohort, Schedule(2, 4))
+    fused, fused_states = run(FedDF(tuning_epochs=0), cohort, Schedule(2, 4))
     assert plain_states == fused_states
     mean = unpack(Shared, plain[-1].progress.server).weights
     server = unpack(Fusions, fused[-1].progress.server)
@@ -64,7 +64,7 @@ def test_one_structure_without_distillation_is_fedavg_bit_for_bit(network: str) 
 def test_each_structure_is_averaged_apart_by_examples() -> None:
     cohort = make_cohort("cnn1", "mlp")
     replies = sent(cohort)
-    server, _ = step(FedDF(distil_epochs=0), cohort, Fusions({}, {}, {}), replies)
+    server, _ = step(FedDF(tuning_epochs=0), cohort, Fusions({}, {}, {}), replies)
     assert len(server.fused) == len(server.known) == 2
     for first, second, share in (("client00", "client02", 0.75), ("client01", "client03", 4 / 6)):
         assert server.structures[first] == server.structures[second] == replies[first].structure
@@ -74,7 +74,7 @@ def test_each_structure_is_averaged_apart_by_examples() -> None:
 
 
 def test_a_structure_without_replies_stays_as_it_was() -> None:
-    cohort, method = make_cohort("cnn1", "mlp"), FedDF(distil_epochs=1, distil_batch_size=8)
+    cohort, method = make_cohort("cnn1", "mlp"), FedDF(tuning_epochs=1, tuning_batch_size=8)
     before, _ = step(method, cohort, Fusions({}, {}, {}), sent(cohort))
     again = sent(cohort, 1, tuple(before.known))
     after, metrics = step(method, cohort, before, {client: again[client] for client in ("client00", "client02")}, 2)
@@ -129,7 +129,7 @@ def test_a_network_learns_what_the_ensemble_says_and_nothing_else_changes() -> N
 
 
 def test_a_client_gets_its_own_structure_under_its_own_names_once_the_server_knows_it() -> None:
-    cohort, method = make_cohort("cnn4", "mlp", clients=2), FedDF(distil_epochs=0)
+    cohort, method = make_cohort("cnn4", "mlp", clients=2), FedDF(tuning_epochs=0)
     idle = Training(0, 8, 0.002)
     states = {client: method.init_client(cohort.client_view(client, 0)) for client in cohort.networks}
     server, replies = Fusions({}, {}, {}), {}
@@ -155,7 +155,7 @@ def test_a_client_gets_its_own_structure_under_its_own_names_once_the_server_kno
 
 
 def test_the_order_of_replies_changes_nothing() -> None:
-    cohort, method = make_cohort("cnn1", "mlp"), FedDF(distil_epochs=1)
+    cohort, method = make_cohort("cnn1", "mlp"), FedDF(tuning_epochs=1)
     replies = sent(cohort)
     first, _ = step(method, cohort, Fusions({}, {}, {}), replies)
     second, _ = step(method, cohort, Fusions({}, {}, {}), dict(reversed(replies.items())))
@@ -174,7 +174,7 @@ class Tied(nn.Module):
 
 def test_tied_weights_stay_tied_on_both_sides() -> None:
     cohort = make_cohort(f"{__name__}:Tied")
-    results, states = run(FedDF(distil_epochs=1, distil_batch_size=8), cohort, Schedule(3, 4))
+    results, states = run(FedDF(tuning_epochs=1, tuning_batch_size=8), cohort, Schedule(3, 4))
     server = unpack(Fusions, results[-1].progress.server)
     ((structure, weights),) = server.fused.items()
     assert len(weights) == 5
@@ -188,7 +188,7 @@ def test_distillation_brings_structures_nearer_to_the_ensemble() -> None:
     def distance(epochs: int) -> float:
         cohort = make_cohort("cnn1", "mlp")
         replies = sent(cohort)
-        server, _ = step(FedDF(distil_epochs=epochs, distil_batch_size=8), cohort, Fusions({}, {}, {}), replies)
+        server, _ = step(FedDF(tuning_epochs=epochs, tuning_batch_size=8), cohort, Fusions({}, {}, {}), replies)
         inputs = cohort.federation.public.ready(torch.device("cpu")).inputs
         logits = [predict(rebuild(server.known[one], weights), inputs) for one, weights in server.fused.items()]
         view = InProcess(FedDF(), Workers(cohort)).server_view(1)
@@ -201,11 +201,11 @@ def test_distillation_brings_structures_nearer_to_the_ensemble() -> None:
 
 def test_public_data_is_used_by_what_is_distilled_only() -> None:
     assert FedDF().public_use(True) == FedDF().public_use(False) == "inputs at the server"
-    assert FedDF(distil_epochs=0).public_use(True) == "none"
+    assert FedDF(tuning_epochs=0).public_use(True) == "none"
 
 
 def test_labels_of_the_public_data_change_nothing() -> None:
-    method = FedDF(distil_epochs=1, distil_batch_size=8)
+    method = FedDF(tuning_epochs=1, tuning_batch_size=8)
     labelled, without = (make_cohort("cnn1", "mlp", labelled=labelled) for labelled in (True, False))
     assert run(method, labelled, Schedule(2, 4))[1] == run(method, without, Schedule(2, 4))[1]
 
@@ -225,7 +225,7 @@ def test_a_distillation_that_runs_away_names_structure_and_round() -> None:
     cohort = make_cohort("mlp", clients=2)
     replies = sent(cohort)
     with pytest.raises(TrainingError, match=f"distilling structure {replies['client00'].structure[:12]} in round 1"):
-        step(FedDF(distil_learning_rate=1e38), cohort, Fusions({}, {}, {}), replies)
+        step(FedDF(tuning_learning_rate=1e38), cohort, Fusions({}, {}, {}), replies)
 
 
 def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -244,9 +244,9 @@ class Unwritable(nn.Module):
 @pytest.mark.parametrize(
     ("method", "setting"),
     [
-        (FedDF(distil_epochs=-1), "distil_epochs"),
-        (FedDF(distil_batch_size=0), "distil_batch_size"),
-        (FedDF(distil_learning_rate=0.0), "distil_learning_rate"),
+        (FedDF(tuning_epochs=-1), "tuning_epochs"),
+        (FedDF(tuning_batch_size=0), "tuning_batch_size"),
+        (FedDF(tuning_learning_rate=0.0), "tuning_learning_rate"),
         (FedDF(temperature=0.0), "temperature"),
     ],
 )
@@ -259,9 +259,9 @@ def test_settings_out_of_range_are_refused(method: FedDF, setting: str) -> None:
 def test_networks_that_cannot_travel_or_learn_in_these_batches_are_refused() -> None:
     cohort = make_cohort(f"{__name__}:normed")
     public = cohort.federation.public.take(torch.arange(9))
-    with pytest.raises(ModelError, match=r"algorithm.distil_batch_size.*9 examples in batches of 8 leave a batch of one"):
-        FedDF(distil_batch_size=8).check(Setup(cohort.networks, public, cohort.training, 4))
-    FedDF(distil_epochs=0, distil_batch_size=8).check(Setup(cohort.networks, public, cohort.training, 4))
+    with pytest.raises(ModelError, match=r"algorithm.tuning_batch_size.*9 examples in batches of 8 leave a batch of one"):
+        FedDF(tuning_batch_size=8).check(Setup(cohort.networks, public, cohort.training, 4))
+    FedDF(tuning_epochs=0, tuning_batch_size=8).check(Setup(cohort.networks, public, cohort.training, 4))
     cohort = make_cohort("mlp", f"{__name__}:Unwritable")
     with pytest.raises(DescriptionError, match="Unwritable"):
         FedDF().check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))

@@ -53,11 +53,11 @@ class Fusion:
 class FedDF(Algorithm):
     """Federated learning by ensemble distillation."""
 
-    distil_epochs: int = 3
+    tuning_epochs: int = 3
     """Epochs of distillation on the public inputs."""
-    distil_batch_size: int = 8
+    tuning_batch_size: int = 8
     """Batch size of it."""
-    distil_learning_rate: float = 0.001
+    tuning_learning_rate: float = 0.001
     """Learning rate of it."""
     temperature: float = 1.0
     """Temperature of it."""
@@ -74,16 +74,16 @@ class FedDF(Algorithm):
         SettingError for settings out of range, DescriptionError or DecompositionError for a network that cannot travel as
         data, ModelError for one that cannot be trained on the public data in these batches.
         """
-        at_least(self, distil_epochs=0, distil_batch_size=1)
-        above_zero(self, "distil_learning_rate", "temperature")
+        at_least(self, tuning_epochs=0, tuning_batch_size=1)
+        above_zero(self, "tuning_learning_rate", "temperature")
         for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
             check_description(network, setup.examples)
-        if self.distil_epochs:
-            public_batches(setup, "algorithm.distil_batch_size", self.distil_batch_size)
+        if self.tuning_epochs:
+            public_batches(setup, "algorithm.tuning_batch_size", self.tuning_batch_size)
 
     def public_use(self, labelled: bool) -> PublicUse:
         """Return inputs, unless nothing is distilled."""
-        return "inputs at the server" if self.distil_epochs else "none"
+        return "inputs at the server" if self.tuning_epochs else "none"
 
     def init_server(self, view: ServerView) -> Fusions:
         """Return no networks."""
@@ -118,10 +118,10 @@ class FedDF(Algorithm):
         fused = _average_structures(list(sent.values()))
         losses: dict[str, float] = {}
         # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.
-        if self.distil_epochs and len(models) > 1:
+        if self.tuning_epochs and len(models) > 1:
             with watch("tune_seconds"):
                 targets = soft_targets(ensemble_logits(models, view), self.temperature).cpu()
-                training = Training(self.distil_epochs, self.distil_batch_size, self.distil_learning_rate)
+                training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
                 jobs = [Lecture(known[one], weights, targets, self.temperature, training) for one, weights in fused.items()]
                 pupils = dict(zip(fused, view.map(attend, jobs, Pupil), strict=True))
             fused = {structure: pupil.weights for structure, pupil in pupils.items()}

@@ -43,6 +43,33 @@ def test_another_method_brings_its_own_fields(tmp_path: Path, capsys: pytest.Cap
     assert "alone" not in capsys.readouterr().out
 
 
+def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "toy.toml", tmp_path / "study"
+    file.write_text(EXPERIMENT)
+    command = ["compare", str(file), "--algorithms", "fedmd,pfedhr", "--seeds", "0,1", "--out", str(out), "--plan.rounds", "2"]
+    command += ["--fedmd.digest-batch-size=8", "--pfedhr.candidates", "3"]
+    main(command)
+    printed, progress = capsys.readouterr()
+    assert all(word in printed for word in ("local", "fedmd", "pfedhr", "to local", "worst client", str(out)))
+    assert progress.count("/seed") == 6
+    stored = [stored_experiment(path) for path in sorted((out / "cells").glob("*/seed0"))]
+    fields = {one.algorithm.name: one.algorithm for one in stored}
+    assert fields["fedmd"].digest_batch_size == 8
+    assert (fields["pfedhr"].candidates, fields["pfedhr"].groups) == (3, 2)  # the one of the command, the other of the file
+    assert all(one.plan.rounds == 2 for one in stored)
+    assert (out / "tables.md").read_text().count("fedmd") >= 2
+    assert str(tmp_path) not in (out / "about.json").read_text().replace(str(file), "")
+    main(command)
+    again, progress = capsys.readouterr()
+    assert progress == ""  # nothing is run twice
+    assert again == printed
+    tables = (out / "tables.md").read_bytes()
+    (out / "tables.md").unlink()
+    main(["report", str(out)])
+    assert capsys.readouterr().out == printed
+    assert (out / "tables.md").read_bytes() == tables
+
+
 def test_inspect_prints_the_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     main(["inspect", "cnn1"])
     printed = capsys.readouterr().out
@@ -77,7 +104,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["ran"], ["unknown command 'ran'", "run, inspect, presets"]),
+        (["ran"], ["unknown command 'ran'", "run, compare, reproduce, report, inspect, presets"]),
         (["run"], ["a preset or a file first"]),
         (["run", "demoo"], ["'demoo'", "did you mean 'demo'"]),
         (["run", "absent.toml"], ["'absent.toml'", "presets are"]),
@@ -105,6 +132,24 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["inspect", "cnn7"], ["'cnn7'"]),
         (["inspect", "lstm", "--shape", "12"], ["'lstm'", "type torch.float32", "inputs that it takes"]),
         (["presets", "all"], ["no arguments"]),
+        (["compare"], ["a preset or a file, and methods", "--algorithms"]),
+        (["compare", "demo"], ["--algorithms"]),
+        (["compare", "demo", "--algorithms", "fedmdd"], ["'fedmdd'", "did you mean 'fedmd'"]),
+        (["compare", "demo", "--algorithms", "fedmd,fedmd"], ["fedmd,fedmd", "each once"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--seeds", "1,b"], ["1,b", "whole numbers"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--workers", "0"], ["--workers 0"]),
+        (["compare", "demo", "--algorithms", "fedavg"], ["fedavg averages whole networks", "clients.models"]),
+        (["compare", "demo", "--algorithms", "fedgh"], ["fedgh needs features of one width", "clients.features"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--public.labelled", "false"], ["fedmd needs labels", "public.labelled"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--fedmd.digest-epoch", "2"], ["digest_epoch", "did you mean"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--pfedhr.groups", "2"], ["--pfedhr.groups"]),
+        (["reproduce"], ["table2, table3, table4, figure1"]),
+        (["reproduce", "table9"], ["not table9"]),
+        (["reproduce", "table2", "--scale", "huge"], ["--scale huge", "small, paper"]),
+        (["reproduce", "table2", "--data.dir", "/nowhere"], ["/nowhere", "train-images-idx3-ubyte"]),
+        (["reproduce", "table2", "--datasets", "emnist"], ["emnist"]),
+        (["report"], ["folders"]),
+        (["report", "/nowhere"], ["/nowhere/about.json is missing"]),
     ],
 )
 def test_errors_are_one_paragraph_for_the_user(

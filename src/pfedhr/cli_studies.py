@@ -115,7 +115,9 @@ def _show(place: Path) -> None:
     """Print the table of every setting in `place`, and where the rest is."""
     results, console = read_results(place), Console()
     for setting in results.settings:
-        console.print(comparison_sheet(method_rows(results.of(setting)), setting).only(*NARROW).console())
+        table = comparison_sheet(method_rows(results.of(setting)), setting).only(*NARROW).console()
+        # Where nobody reads along, nothing is gained by breaking lines.
+        console.print(table, width=None if console.is_terminal else 120)
     print(f"written to {place}")
 
 

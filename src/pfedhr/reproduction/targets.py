@@ -13,7 +13,7 @@ from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import Partition
-from pfedhr.experiment import Experiment
+from pfedhr.experiment import Experiment, ExperimentError
 from pfedhr.reproduction.scales import Scale
 from pfedhr.study import Setting
 
@@ -65,6 +65,8 @@ def _table4(scale: Scale, base: Experiment) -> Iterator[Setting]:
 
 
 def _figure1(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    if base.data.name not in OTHER_SET:
+        raise ExperimentError(f"figure1 knows no other set for {base.data.name!r}: choose --datasets of {', '.join(OTHER_SET)}")
     for value, name in (("same", ""), ("other", OTHER_SET[base.data.name])):
         experiment = replace(base, public=replace(base.public, name=name))
         for partition in PARTITIONS:

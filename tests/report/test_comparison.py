@@ -1,0 +1,107 @@
+"""Tables of comparisons: known values, and their forms on a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from pfedhr.report.comparison import (
+    comparison_csv,
+    comparison_sheet,
+    differences,
+    method_rows,
+    points,
+    server_sheet,
+    structure_sheet,
+)
+from pfedhr.report.sheet import Sheet
+from pfedhr.results import CellRow, ClientRow, Results
+from pfedhr.statistics import Interval
+
+ACCURACIES = {  # by method: seeds, then clients
+    "local": [[0.5, 0.5], [0.6, 0.8]],
+    "pfedhr": [[0.7, 0.5], [0.6, 0.7]],
+    "fedmd": [[0.6, 0.6], [0.7, 0.9]],
+}
+
+
+def results() -> Results:
+    cells, clients = list[CellRow](), list[ClientRow]()
+    for method, seeds in ACCURACIES.items():
+        for seed, values in enumerate(seeds):
+            teaches = method == "pfedhr"
+            costs = dict.fromkeys(CellRow.__dataclass_fields__, 0) | {
+                **{"setting": "x", "method": method, "seed": seed, "rounds": 2, "active": 5, "public_use": "none"},
+                **{"mean": sum(values) / 2, "best": max(values), "worst": min(values), "worst_tenth": min(values)},
+                **{"deviation": 0.1, "bytes_up": 20_000_000, "bytes_down": 0, "client_seconds": 3.0, "server_seconds": 1.0},
+                **{"tune_seconds": 0.5, "candidates": 4.0 if teaches else None, "teacher_ratio": 0.25 if teaches else None},
+            }
+            cells.append(CellRow(**costs))  # type: ignore[arg-type]
+            for number, accuracy in enumerate(values):
+                model = ("cnn1", "mlp")[number]
+                clients.append(ClientRow("x", method, seed, f"client0{number}", model, 1, "0 1", 1, 1, accuracy, None))
+    return Results(tuple(cells), tuple(clients))
+
+
+def test_a_method_is_compared_pair_by_pair() -> None:
+    rows = {row.method: row for row in method_rows(results())}
+    assert differences(results().accuracies("fedmd"), results().accuracies("local")) == [
+        pytest.approx([0.1, 0.1]),
+        pytest.approx([0.1, 0.1]),
+    ]
+    fedmd = rows["fedmd"]
+    assert fedmd.to_alone is not None
+    assert (fedmd.to_alone.mean, fedmd.to_alone.low, fedmd.to_alone.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (fedmd.better, fedmd.worse, fedmd.pairs) == (4, 0, 4)
+    assert fedmd.mean == pytest.approx((0.6 + 0.8) / 2)
+    assert fedmd.spread == pytest.approx(0.2 / 2**0.5)
+    pfedhr = rows["pfedhr"]
+    assert (pfedhr.better, pfedhr.worse, pfedhr.to_reference) == (1, 1, None)
+    assert pfedhr.to_alone is not None
+    assert pfedhr.to_alone.mean == pytest.approx((0.2 + 0 + 0 - 0.1) / 4)
+    assert pfedhr.to_alone.low < 0 < pfedhr.to_alone.high
+    assert (rows["local"].to_alone, rows["local"].better) == (None, None)
+    assert rows["local"].to_reference is not None
+    assert rows["local"].to_reference.mean == pytest.approx(-pfedhr.to_alone.mean)
+    # 20 MB in two rounds of five clients are 2 MB a client and round.
+    assert (fedmd.megabytes_up, fedmd.client_seconds, fedmd.server_seconds) == (2.0, 1.5, 0.5)
+
+
+def test_the_sheet_says_it_in_points() -> None:
+    sheet = comparison_sheet(method_rows(results()), "x")
+    fedmd = dict(zip(sheet.headings, sheet.rows[2], strict=True))
+    assert fedmd["mean"] == "70.00 ± 14.14"
+    assert fedmd["to local"] == "+10.00 [+10.00, +10.00]"
+    assert fedmd["better / worse off"] == "4 / 0 of 4"
+    assert points(Interval(-0.0123, -0.02, 0.001)) == "-1.23 [-2.00, +0.10]"
+    assert dict(zip(sheet.headings, sheet.rows[0], strict=True))["to local"] == ""
+
+
+def test_the_csv_has_the_numbers_in_full() -> None:
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(method_rows(results())))))
+    assert [row["method"] for row in rows] == ["local", "pfedhr", "fedmd"]
+    assert float(rows[2]["to_alone_low"]) == pytest.approx(0.1)
+    assert (rows[0]["to_alone_mean"], rows[1]["to_reference_mean"]) == ("", "")
+
+
+def test_structures_and_stages_have_their_means() -> None:
+    assert structure_sheet(results(), "x").rows == [
+        ["local", "55.00", "65.00"],
+        ["pfedhr", "65.00", "60.00"],
+        ["fedmd", "65.00", "75.00"],
+    ]
+    stages = server_sheet(results(), "x")
+    assert stages is not None
+    assert stages.rows == [["pfedhr", "0.000", "0.000", "0.000", "0.000", "0.250", "0.000", "4.0", "+0.25"]]
+    without = Results(tuple(row for row in results().cells if row.method != "pfedhr"), ())
+    assert server_sheet(without, "x") is None
+
+
+def test_a_sheet_is_markdown_and_latex() -> None:
+    sheet = Sheet("T", ("method", "mean"), [["per_fedavg", "50 ± 1 %"]])
+    assert sheet.markdown() == "**T**\n\n| method | mean |\n| --- | ---: |\n| per_fedavg | 50 ± 1 % |\n"
+    assert r"per\_fedavg & 50 $\pm$ 1 \% \\" in sheet.latex()
+    assert sheet.latex().count(r"\begin{tabular}{lr}") == 1
+    assert sheet.only("mean").rows == [["50 ± 1 %"]]

@@ -143,6 +143,11 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["compare", "demo", "--algorithms", "fedmd", "--public.labelled", "false"], ["fedmd needs labels", "public.labelled"]),
         (["compare", "demo", "--algorithms", "fedmd", "--fedmd.digest-epoch", "2"], ["digest_epoch", "did you mean"]),
         (["compare", "demo", "--algorithms", "fedmd", "--pfedhr.groups", "2"], ["--pfedhr.groups"]),
+        (
+            ["compare", "demo", "--algorithms", "fedmd", "--public.share", "0"],
+            ["fedmd needs public data", "public.share above 0"],
+        ),
+        (["run", "demo", "--public.share", "0"], ["pfedhr needs public data", "at the server", "public.share above 0"]),
         (["reproduce"], ["table2, table3, table4, figure1"]),
         (["reproduce", "table9"], ["not table9"]),
         (["reproduce", "table2", "--scale", "huge"], ["--scale huge", "small, paper"]),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pfedhr.data import Examples, Public
+from pfedhr.data import Examples, Public, ready
 from pfedhr.errors import PfedhrError
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
@@ -75,8 +75,9 @@ class Setup:
 
     @property
     def examples(self) -> Tensor:
-        """Up to three inputs (n, ...), as networks take them."""
-        return self.public.take(torch.arange(min(3, len(self.public)))).ready(torch.device("cpu")).inputs
+        """Up to three inputs (n, ...), as networks take them; blank ones where there is no public data."""
+        inputs = self.public.inputs[:3]
+        return ready(inputs if len(inputs) else inputs.new_zeros(3, *inputs.shape[1:]), torch.device("cpu"))
 
 
 class Algorithm(ABC):

@@ -11,8 +11,9 @@ import torch
 
 from pfedhr.algorithm import Algorithm, Setup
 from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.needs import public_data
 from pfedhr.algorithms.private import weights_of
-from pfedhr.data import build_federation, ready
+from pfedhr.data import build_federation
 from pfedhr.disk import locked
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
@@ -47,13 +48,15 @@ def prepare(experiment: Experiment) -> Cohort:
         for number, client in enumerate(federation.clients)
     }
     training = experiment.plan.training
-    example = ready(federation.public.inputs[:1], torch.device("cpu"))
+    setup = Setup(networks, federation.public, training, experiment.plan.active)
+    public_data(experiment.algorithm, setup)
+    example = setup.examples[:1]
     for network in sorted(set(networks.values()), key=lambda network: network.factory):
         check_network(network, torch.cat([example, example]))
     for client, network in networks.items():
         count = len(federation.clients[client].train)
         check_last_batch(network, example, count, training.batch_size, f"plan.batch_size and client {client}")
-    experiment.algorithm.check(Setup(networks, federation.public, training, experiment.plan.active))
+    experiment.algorithm.check(setup)
     return Cohort(federation, networks, training, experiment.seed, experiment.torch_device)
 
 

@@ -15,6 +15,7 @@ from toy import make_cohort, separable
 from pfedhr.algorithm import Algorithm, ClientView, ServerView, SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.needs import public_data
 from pfedhr.federate import RoundResult, Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, MemoryStore, Workers
 from pfedhr.parcel import pack, unpack
@@ -124,9 +125,21 @@ def test_labels_of_public_data_matter_only_to_methods_that_say_so(algorithm: Alg
     )
     (_, states), (_, states_without) = (run(algorithm, one, Schedule(2, 3)) for one in (cohort, without))
     assert states == states_without
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_without_public_data_a_method_runs_or_says_what_it_needs(algorithm: Algorithm) -> None:
+    cohort = suited(algorithm, "cnn1", "mlp")
+    none = separable(16, "public").take(torch.arange(0))
+    without = dataclasses.replace(cohort, federation=dataclasses.replace(cohort.federation, public=none))
+    setup = Setup(cohort.networks, none, cohort.training, 4)
     if algorithm.public_use(labelled=True) == "none":
-        other = dataclasses.replace(cohort, federation=dataclasses.replace(cohort.federation, public=separable(16, "other")))
-        assert run(algorithm, other, Schedule(2, 3))[1] == states
+        public_data(algorithm, setup)
+        algorithm.check(setup)
+        assert run(algorithm, without, Schedule(2, 3))[1] == run(algorithm, cohort, Schedule(2, 3))[1]
+    else:
+        with pytest.raises(SettingError, match=rf"{algorithm.name} needs public data, .*: set public\.share above 0"):
+            public_data(algorithm, setup)
 
 
 @pytest.fixture(scope="module")

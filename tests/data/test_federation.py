@@ -203,10 +203,18 @@ def test_data_options_out_of_range(options: dict[str, Any], message: str) -> Non
         DataOptions(**options)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+@pytest.mark.parametrize("share", [1.0, -0.1])
 def test_public_share_out_of_range(share: float) -> None:
-    with pytest.raises(DataError, match=rf"public\.share = {share}: give a number above 0"):
+    with pytest.raises(DataError, match=rf"public\.share = {share}: give 0 for none, or a number above 0"):
         PublicOptions(share)
+
+
+def test_there_may_be_no_public_data(own_set: Own) -> None:
+    for labelled in (True, False):
+        federation = build_federation(DataOptions(own_set(400), partition="iid"), PublicOptions(0, labelled=labelled), 4, 0)
+        assert len(federation.public) == 0
+        assert federation.public.inputs.shape[1:] == federation.shape
+        assert sum(len(data.train) + len(data.test) for data in federation.clients.values()) == 400
 
 
 def test_more_examples_than_there_are(own_set: Own) -> None:
@@ -233,7 +241,6 @@ def test_a_federation_made_by_hand() -> None:
     [
         (part(0), part(), part(), "the train part of client 'north' holds no examples"),
         (part(), part(0), part(), "the test part of client 'north' holds no examples"),
-        (part(), part(), part(0), "the public part holds no examples"),
         (part(), part(shape=(4,)), part(), r"test part of client 'north' holds inputs of shape \(4,\)"),
         (part(), part(), part(shape=(3, 1)), r"the public part holds inputs of shape \(3, 1\)"),
         (part(), part(dtype=torch.uint8), part(), r"test part of client 'north' .* type torch\.uint8"),

@@ -38,6 +38,13 @@ def one_structure(algorithm: Algorithm, setup: Setup) -> None:
         )
 
 
+def public_data(algorithm: Algorithm, setup: Setup) -> None:
+    """Raise SettingError if the method uses public data and there is none."""
+    use = algorithm.public_use(labelled=True)
+    if use != "none" and not len(setup.public):
+        raise SettingError(f"{algorithm.name} needs public data, {use}: set public.share above 0")
+
+
 def public_labels(algorithm: Algorithm, setup: Setup, otherwise: str = "") -> None:
     """Raise SettingError unless the public data is labelled; `otherwise` names another way out."""
     if not isinstance(setup.public, Examples):

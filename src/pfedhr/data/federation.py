@@ -68,14 +68,14 @@ class PublicOptions:
     """The server's public data. DataError names a field out of range."""
 
     share: float = 0.1
-    """Number of public examples, as a share of the clients' set; as many leave it, even where another set gives them."""
+    """Number of public examples, as a share of the clients' set; as many leave it even if another gives them; 0 = none."""
     name: str = ""
     """Another set to take public examples from, resized to the clients' images; empty takes those that left theirs."""
     labelled: bool = True
     """Whether the server may see the labels of the public examples."""
 
     def __post_init__(self) -> None:
-        _check_share("public.share", self.share)
+        _check_option("public.share", self.share, 0 <= self.share < 1, "0 for none, or a number above 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class Federation:
         first = next(iter(self.clients.values())).train.inputs
         for place, examples in self._parts():
             if len(examples) == 0:
+                if examples is self.public:
+                    continue  # methods that use it refuse
                 raise DataError(
                     f"{place} holds no examples: give at least one, by sharing more examples out or among fewer clients"
                 )
@@ -142,10 +144,11 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
         count, most = data.examples, len(pool)
         _check_option("data.examples", count, count <= most, f"at most the {most} that {data.name} has")
         pool = pool.take(stratified(pool.labels, count, generator(seed, "examples")))
-    whole = len(pool)
-    kept, drawn = holdout(pool.labels, public.share, generator(seed, "public"))
-    shared, pool = pool.take(drawn), pool.take(kept)
-    if public.name not in ("", data.name):
+    whole, shared = len(pool), pool.take(torch.arange(0))
+    if public.share:
+        kept, drawn = holdout(pool.labels, public.share, generator(seed, "public"))
+        shared, pool = pool.take(drawn), pool.take(kept)
+    if public.share and public.name not in ("", data.name):
         # What leaves the pool is not used then, but clients hold the same examples whatever the public data is.
         source = load(public.name, data.dir, data.hub)
         shared = _foreign(source, main, whole, public, seed)

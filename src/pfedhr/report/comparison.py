@@ -23,7 +23,8 @@ class MethodRow:
 
     `spread`: standard deviation over seeds of the mean over clients; `deviation`: that over clients, mean over seeds. `better`
     and `worse` count pairs of client and seed, of `pairs`, against learning alone. Megabytes are those of a client in a round,
-    seconds those of all clients, or of the server, in a round.
+    seconds those of all clients, or of the server, in a round. `teacher`: accuracy of the teachers, or of the shared network,
+    that clients were given last, on their test examples.
     """
 
     method: str
@@ -43,6 +44,7 @@ class MethodRow:
     client_seconds: float
     server_seconds: float
     public_use: str
+    teacher: float | None
     teacher_ratio: float | None
 
 
@@ -62,6 +64,8 @@ def _method_row(method: str, results: Results, alone: Accuracies, reference: Acc
     own = results.accuracies(method)
     gains = differences(own, alone) if alone and method != ALONE else []
     ratios = [row.teacher_ratio for row in cells if row.teacher_ratio is not None]
+    held = [row.teacher_accuracy for row in results.clients if row.method == method]
+    teachers = [accuracy for accuracy in held if accuracy is not None]
 
     def mean(value: Callable[[CellRow], float]) -> float:
         return statistics.fmean(map(value, cells))
@@ -84,6 +88,7 @@ def _method_row(method: str, results: Results, alone: Accuracies, reference: Acc
         client_seconds=mean(lambda row: row.client_seconds / row.rounds),
         server_seconds=mean(lambda row: row.server_seconds / row.rounds),
         public_use=cells[0].public_use,
+        teacher=statistics.fmean(teachers) if teachers else None,
         teacher_ratio=statistics.fmean(ratios) if ratios else None,
     )
 
@@ -113,7 +118,7 @@ def comparison_csv(rows: Sequence[MethodRow]) -> str:
 
 
 HEADINGS = (
-    *("method", "mean", "best round", "worst client", "worst tenth", "std", "better / worse off"),
+    *("method", "mean", "best round", "worst client", "worst tenth", "std", "teacher", "better / worse off"),
     *("to local", "to pfedhr", "MB up", "MB down", "client s", "server s", "extra data"),
 )
 
@@ -127,6 +132,7 @@ def _cells(row: MethodRow) -> Iterator[str]:
     yield row.method
     yield f"{100 * row.mean:.2f} ± {100 * row.spread:.2f}"
     yield from (f"{100 * value:.2f}" for value in (row.best, row.worst, row.worst_tenth, row.deviation))
+    yield "" if row.teacher is None else f"{100 * row.teacher:.2f}"
     yield "" if row.better is None else f"{row.better} / {row.worse} of {row.pairs}"
     yield from map(points, (row.to_alone, row.to_reference))
     yield from (f"{value:.3g}" for value in (row.megabytes_up, row.megabytes_down))

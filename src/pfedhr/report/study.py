@@ -22,7 +22,8 @@ from pfedhr.results import Results, ResultsError
 
 NOTES = """\
 Accuracy in percent on each client's own test examples, over all clients after the last round; *mean* ± standard deviation over
-seeds. *best round* is the highest mean of any round. *worst tenth* and *std* are over clients. *to local* and *to pfedhr*:
+seeds. *best round* is the highest mean of any round. *worst tenth* and *std* are over clients. *teacher*: the accuracy, on the
+client's test examples, of what it was given last to learn from, a teacher or a shared network. *to local* and *to pfedhr*:
 difference in points, paired by seed and client, with the 95 % interval of a bootstrap over seeds and clients within them.
 *better / worse off* counts pairs of client and seed against learning alone. Megabytes are those of packed parcels, a client a
 round; seconds are those of a round, all its clients or the server."""

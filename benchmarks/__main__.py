@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from benchmarks import blueprint, demo, fit, help, overhead, similarity, teacher, workers
+from benchmarks import blueprint, demo, fit, help, overhead, rounds, similarity, table2, teacher, workers
 from benchmarks.timing import Measurement
 from pfedhr.machine import machine, versions
 
@@ -19,6 +19,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Measurement]]] = {
     "blueprint": blueprint.measure,
     "overhead": overhead.measure,
     "workers": workers.measure,
+    "rounds": rounds.measure,
+    "table2": table2.measure,
     "demo": demo.measure,
 }
 
@@ -32,8 +34,7 @@ def main(names: Sequence[str]) -> int:
     # As the library does while it trains: small networks are no faster on more threads, and measurements less steady.
     torch.set_num_threads(1)
     print(
-        f"{versions()}, {machine()}\n"
-        "median (least to most) of the repeats; a target is held against the median",
+        f"{versions()}, {machine()}\nmedian (least to most) of the repeats; a target is held against the median",
         flush=True,
     )
     for name in names or BENCHMARKS:

@@ -20,9 +20,8 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import load_experiment
 from pfedhr.federate import RoundResult
 from pfedhr.launch import start
+from pfedhr.results import STAGES
 from pfedhr.run import RunDirectory
-
-STAGES = ("profile", "propose", "assemble", "tune", "match")
 
 
 class Clock:

@@ -32,6 +32,7 @@ SMALL = {
     "fedmd": {"digest_batch_size": 8},
     "feddistill": {},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
+    "pfedclub": {"groups": 3, "candidates": 2, "tuning_epochs": 1, "probe": 8},
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme"}
 NEEDS_LABELS = {"local-public", "fedmd"}

@@ -12,6 +12,7 @@ from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
 from pfedhr.algorithms.per_fedavg import PerFedAvg
+from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.pfedme import PFedMe
 
@@ -20,6 +21,6 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(FedAvg, FedProx, PerFedAvg, PFedMe),
     *(LGFedAvg, FedProto, FedTGP, FedGH),
     *(FedDistill, FedMD),
-    PFedHR,
+    *(PFedHR, PFedClub),
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

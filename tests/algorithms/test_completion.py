@@ -366,9 +366,11 @@ def test_a_budget_keeps_exactly_what_fits(networks: BlockBank, three_groups: Gro
 def test_a_budget_that_nothing_keeps_to_gives_the_smallest(networks: BlockBank, three_groups: Groups) -> None:
     sizes = Sizes(networks)
     everything = complete("resnet", three_groups, networks, alike(networks), limit=10**6, rng=generator(0))
-    found = complete("resnet", three_groups, networks, alike(networks), rng=generator(0), sizes=sizes, most=10.0)
-    assert found.fits is False
-    assert [sizes.whole(recipe) for recipe in found.recipes] == [min(map(sizes.whole, everything.recipes))]
+    least = min(map(sizes.whole, everything.recipes))
+    for most, fits in ((10.0, False), (least - 1.0, False), (float(least), True)):
+        found = complete("resnet", three_groups, networks, alike(networks), rng=generator(0), sizes=sizes, most=most)
+        assert found.fits is fits
+        assert {sizes.whole(recipe) for recipe in found.recipes} == {least}
 
 
 @pytest.mark.parametrize("grain", [8, 64, 10**9])

@@ -42,6 +42,7 @@ SMALL = {
     "feddf": {"tuning_epochs": 2, "tuning_batch_size": 8},
     "heterofl": {"global_network": "cnn4-quarter"},
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
+    "pfedclub": {"groups": 3, "candidates": 2, "tuning_epochs": 1, "probe": 8},
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes"}
 WIDTHS = {"heterofl": ("cnn4-quarter", "cnn4-eighth")}

@@ -234,7 +234,7 @@ def test_where_the_rules_allow_nothing_clients_train_without_a_teacher() -> None
 
 def test_the_order_and_the_names_of_replies_do_not_matter() -> None:
     # specs 1.13, 8, for the whole step
-    cohort = make_cohort("cnn1", "mlp", "cnn1", clients=3)
+    cohort = make_cohort("cnn1", "mlp", clients=4)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
     uploads = uploads_of(cohort)
     first, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads, view)

@@ -19,6 +19,7 @@ from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
 from pfedhr.algorithms.per_fedavg import PerFedAvg
 from pfedhr.algorithms.pfedbayes import PFedBayes
+from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.pfedme import PFedMe
 
@@ -29,6 +30,6 @@ _METHODS: tuple[type[Algorithm], ...] = (
     *(FedDistill, FedMD, FCCL),
     *(FML, FedKEMF, FedKD),
     *(FedDF, HeteroFL),
-    PFedHR,
+    *(PFedHR, PFedClub),
 )
 ALGORITHMS: dict[str, type[Algorithm]] = {method.name: method for method in _METHODS}

@@ -16,10 +16,15 @@ def at_least(algorithm: Algorithm, **least: float) -> None:
         _require(algorithm, setting, getattr(algorithm, setting) >= limit, f"{limit} or more")
 
 
+def above(algorithm: Algorithm, **limits: float) -> None:
+    """Raise SettingError unless every named setting is larger than `limits` says."""
+    for setting, limit in limits.items():
+        _require(algorithm, setting, getattr(algorithm, setting) > limit, f"a number above {limit}")
+
+
 def above_zero(algorithm: Algorithm, *settings: str) -> None:
     """Raise SettingError unless every named setting is above 0."""
-    for setting in settings:
-        _require(algorithm, setting, getattr(algorithm, setting) > 0, "a number above 0")
+    above(algorithm, **dict.fromkeys(settings, 0))
 
 
 def shares(algorithm: Algorithm, *settings: str) -> None:

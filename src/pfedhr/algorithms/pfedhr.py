@@ -62,7 +62,7 @@ class PFedHR(Teaching):
             jobs = [TuningJob(one, self._tuning, self.contrastive_temperature) for one in (drafts | clones).values()]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match_seconds"):
-            teachers, described = assign(chains, recipes, tuned) if drafts else ({}, {})
+            teachers, described = assign(chains, dict.fromkeys(chains, recipes), tuned) if drafts else ({}, {})
         names = [[str(ref) for ref in members] for members in groups]
         metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
         return server.after(replies.keys(), teachers, known), metrics

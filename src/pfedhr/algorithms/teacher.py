@@ -96,11 +96,15 @@ def full_stitches(teacher: Teacher) -> int:
 
 @dataclass(frozen=True)
 class TuningJob:
-    """A network to tune on the public data, how, and the temperature of the contrastive loss where labels are withheld."""
+    """A network to tune on the public data, how, and the temperature of the contrastive loss where labels are withheld.
+
+    `frozen`: its blocks stay as they are, and only stitches and head learn.
+    """
 
     teacher: Teacher
     training: Training
     temperature: float
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,13 +115,34 @@ class Tuned:
     logits: Tensor
 
 
-def tune(job: TuningJob, view: ServerView) -> Tuned:
-    """Train every weight of the network on the public data: by cross entropy, or by NT-Xent of two views without labels.
+class FrozenBlocks(nn.Sequential):
+    """A reassembled network whose blocks neither learn nor change: they stay in eval mode whatever the network's is."""
 
-    Raises TrainingError naming recipe and round.
+    def __init__(self, network: nn.Sequential) -> None:
+        super().__init__(OrderedDict(network.named_children()))
+        for block in self._blocks():
+            block.requires_grad_(False)
+
+    def _blocks(self) -> list[nn.Module]:
+        return [part for name, part in self.named_children() if name.startswith("block")]
+
+    def train(self, mode: bool = True) -> FrozenBlocks:
+        """Set the mode of stitches and head."""
+        super().train(mode)
+        for module in (module for block in self._blocks() for module in block.modules()):
+            # cuDNN leads gradients through a recurrent layer in train mode only.
+            module.training = mode and isinstance(module, nn.RNNBase)
+        return self
+
+
+def tune(job: TuningJob, view: ServerView) -> Tuned:
+    """Train the network on the public data: by cross entropy, or by NT-Xent of two views without labels.
+
+    One without anything to learn stays as it is. Raises TrainingError naming recipe and round.
     """
     public = view.public.ready(view.device)
-    model = teacher_network(job.teacher).to(view.device)
+    network = teacher_network(job.teacher).to(view.device)
+    model = FrozenBlocks(network) if job.frozen else network
     path = (view.round, str(job.teacher.recipe), "tuning")
     rng = generator(view.seed, *path, "batches")
     loss = (
@@ -126,8 +151,9 @@ def tune(job: TuningJob, view: ServerView) -> Tuned:
         else _contrastive(public.inputs, view.mirror, job.temperature, generator(view.seed, *path, "views"))
     )
     try:
-        with seeded(view.seed, *path, "dropout"):
-            fit(model, len(public), loss, job.training, rng)
+        if any(value.requires_grad for value in model.parameters()):
+            with seeded(view.seed, *path, "dropout"):
+                fit(model, len(public), loss, job.training, rng)
     except TrainingError as error:
         raise TrainingError(f"tuning {job.teacher.recipe} in round {view.round}: {error}") from error
     logits = predict(model, public.inputs).cpu()
@@ -150,15 +176,22 @@ def _contrastive(inputs: Tensor, mirror: bool, temperature: float, rng: torch.Ge
 
 
 def assign(
-    chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]
+    chains: Mapping[str, Recipe], offered: Mapping[str, Sequence[Recipe]], tuned: Mapping[Recipe, Tuned]
 ) -> tuple[dict[str, Teacher], Metrics]:
-    """Return the teacher of each client, and what the round's record says of them: eqs. (2) and (5).
+    """Return the teacher of each client, and what the round's record says of them: eqs. (2) and (5) of pFedHR.
 
     `chains`: each client's own network. Unchanged it is never its teacher: it would be the best match, and teach nothing.
+    `offered`: the candidates that each may have, at least one among them all.
     """
-    own = {(client, number) for client, chain in chains.items() for number, recipe in enumerate(recipes) if recipe == chain}
+    recipes = list(dict.fromkeys(recipe for client in sorted(offered) for recipe in offered[client]))
+    barred = {
+        (client, number)
+        for client, chain in chains.items()
+        for number, recipe in enumerate(recipes)
+        if recipe == chain or recipe not in offered[client]
+    }
     logits = {client: tuned[chain].logits for client, chain in chains.items()}
-    matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], own)
+    matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], barred)
     teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
     sizes = {client: size(teacher) for client, teacher in teachers.items()}
     uploads = {client: size(tuned[chain].teacher) for client, chain in chains.items()}

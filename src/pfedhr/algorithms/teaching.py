@@ -69,7 +69,7 @@ class Teaching(Algorithm):
     candidates: int = 16
     """How many candidates are tuned at most (M)."""
     distil_weight: float = 0.2
-    """Weight of the teacher in the client's loss (lambda in eq. 6)."""
+    """Weight of the teacher in the client's loss (lambda)."""
     temperature: float = 1.0
     """Temperature of the distillation."""
     teacher_max_age: int = 0

@@ -93,7 +93,7 @@ def upload(network: ModelSpec, weights: Tensors, inputs: Tensor, known: Collecti
 def learn_structures(known: Mapping[str, Blueprint], uploads: Mapping[str, Upload]) -> dict[str, Blueprint]:
     """Return every structure that is known by now, by its hash. Raises ParcelError for an upload of one that is not."""
     found = dict(known)
-    for client, sent in uploads.items():
+    for client, sent in sorted(uploads.items()):  # the state is the same whoever replied first
         if sent.blueprint is not None:
             found[sent.blueprint.hash] = sent.blueprint
         if sent.structure not in found:

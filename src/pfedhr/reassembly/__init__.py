@@ -1,9 +1,10 @@
 """Taking networks apart and putting new ones together. Pure: knows nothing of clients, rounds or federated learning."""
 
-from pfedhr.reassembly.assembly import Joint, assemble, layout
+from pfedhr.reassembly.assembly import Joint, Sizes, assemble, layout
 from pfedhr.reassembly.bank import BlockBank, BlockRef, deposit
 from pfedhr.reassembly.blocks import Block, coarsen, decompose, run_chain
 from pfedhr.reassembly.blueprint import Blueprint, Description, describe
+from pfedhr.reassembly.completion import AnchorChoice, CompletionRules, Completions, complete
 from pfedhr.reassembly.grouping import Groups, group
 from pfedhr.reassembly.matching import Matching, agreement, match, match_logits
 from pfedhr.reassembly.plans import BlockPlan, cut, rebuild_blocks
@@ -16,11 +17,14 @@ from pfedhr.reassembly.vocabulary import DescriptionError, register
 
 __all__ = [
     "RULES",
+    "AnchorChoice",
     "Block",
     "BlockBank",
     "BlockPlan",
     "BlockRef",
     "Blueprint",
+    "CompletionRules",
+    "Completions",
     "DecompositionError",
     "Description",
     "DescriptionError",
@@ -32,6 +36,7 @@ __all__ = [
     "Rules",
     "Search",
     "Similarity",
+    "Sizes",
     "StitchError",
     "StitchKind",
     "agreement",
@@ -39,6 +44,7 @@ __all__ = [
     "block_similarity",
     "cka",
     "coarsen",
+    "complete",
     "cut",
     "decompose",
     "deposit",

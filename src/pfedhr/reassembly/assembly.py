@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
 from pfedhr.reassembly.bank import BlockBank, BlockRef
@@ -48,20 +50,64 @@ def layout(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light", layers: 
     block that does not give logits comes a linear layer to the classes. The names are block1, stitch2_light, block2, ..., head.
     """
     parts: dict[str, BlockRef | Joint] = {}
-    source, before = bank.input_shape, None
+    before = None
     for place, ref in enumerate(recipe.blocks, start=1):
-        block = bank[ref]
-        follows = (before.owner, before.index + 1) == ref if before else ref.index == 1
-        if not follows:
-            used = affordable(source, block.in_shape, kind)
-            parts[f"stitch{place}_{used}"] = Joint(used, source, block.in_shape, before is None, layers)
-        elif len(block.in_shape) == 1 and len(source) > 1:
-            parts[f"flatten{place}"] = Joint("flatten", source, block.in_shape)
-        parts[f"block{place}"] = ref
-        source, before = block.out_shape, ref
-    if not bank.is_last(recipe.blocks[-1]):
-        parts["head"] = Joint("head", source, (bank.classes,))
+        if joint := _joint(before, ref, bank, kind, layers):
+            parts[f"flatten{place}" if joint.kind == "flatten" else f"stitch{place}_{joint.kind}"] = joint
+        parts[f"block{place}"] = before = ref
+    if head := _head(recipe.blocks[-1], bank):
+        parts["head"] = head
     return parts
+
+
+def _joint(before: BlockRef | None, ref: BlockRef, bank: BlockBank, kind: StitchKind, layers: int) -> Joint | None:
+    """Return what stands between two blocks, or between the input and `ref`, if anything."""
+    source, target = bank[before].out_shape if before else bank.input_shape, bank[ref].in_shape
+    follows = (before.owner, before.index + 1) == ref if before else ref.index == 1
+    if not follows:
+        return Joint(affordable(source, target, kind), source, target, before is None, layers)
+    return Joint("flatten", source, target) if len(target) == 1 and len(source) > 1 else None
+
+
+def _head(last: BlockRef, bank: BlockBank) -> Joint | None:
+    return None if bank.is_last(last) else Joint("head", bank[last].out_shape, (bank.classes,))
+
+
+class Sizes:
+    """How many values the networks of `layout` hold, known before any of them is made: as many as all their steps and the end.
+
+    `kind` and `layers` are those of the stitches.
+    """
+
+    def __init__(self, bank: BlockBank, kind: StitchKind = "light", layers: int = 1) -> None:
+        self._bank, self._layers = bank, layers
+        self._kind: StitchKind = kind
+        self._blocks = {ref: block.size for ref, block in bank.items()}
+        self._between = functools.cache(self._size_between)
+
+    def step(self, before: BlockRef | None, ref: BlockRef) -> int:
+        """Return the values of `ref` and of what joins it to the block before, or to the input."""
+        return self._blocks[ref] + self._between(before, ref)
+
+    def end(self, last: BlockRef) -> int:
+        """Return the values of the head behind a last block, if it needs one."""
+        head = _head(last, self._bank)
+        return _joint_size(head) if head else 0
+
+    def whole(self, recipe: Recipe) -> int:
+        """Return the values of the network of `recipe`."""
+        steps = zip((None, *recipe.blocks), recipe.blocks, strict=False)
+        return sum(self.step(before, ref) for before, ref in steps) + self.end(recipe.blocks[-1])
+
+    def _size_between(self, before: BlockRef | None, ref: BlockRef) -> int:
+        joint = _joint(before, ref, self._bank, self._kind, self._layers)
+        return _joint_size(joint) if joint else 0
+
+
+@functools.cache
+def _joint_size(joint: Joint) -> int:
+    with torch.device("meta"):  # counted, not allocated
+        return sum(value.numel() for value in joint.build().state_dict().values())
 
 
 def assemble(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light", layers: int = 1) -> nn.Sequential:

@@ -40,6 +40,11 @@ class Block:
         """The number of trainable values."""
         return sum(value.numel() for value in self.module.parameters())
 
+    @property
+    def size(self) -> int:
+        """The number of values that the block holds, trainable or not; a tensor of several names counts once."""
+        return sum({id(value): value.numel() for value in self.module.state_dict(keep_vars=True).values()}.values())
+
 
 def decompose(
     model: nn.Module, example: Tensor, *, blocks: Sequence[str] | None = None, whole: bool = False

@@ -1,0 +1,110 @@
+"""Chains of as many blocks as there are places, counted exactly and reached by number, without listing them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+
+from pfedhr.reassembly.assembly import Sizes
+from pfedhr.reassembly.bank import BlockRef
+from pfedhr.reassembly.recipes import Recipe
+
+Fitting = Callable[[int, BlockRef | None], Sequence[BlockRef]]
+"""The blocks that may stand at a place, counted from 0, behind a block, or behind none at the first place."""
+
+GRAIN = 2**12
+"""Units in which a size that is allowed is spent: a size of fewer values is spent exactly."""
+
+
+class Walks:
+    """All chains of `length` blocks in which each is `fitting` behind the one before, but for the chain `excluded`.
+
+    What may still follow depends on the place, on the last block, on whether the chain is the excluded one so far, and on the
+    size that is left; so the number of ways to go on is known for each such state once. Where all of them fit into what is left
+    it no longer matters, and where none does there is nothing to look at.
+
+    `most`: how many values a chain may hold, counted by `sizes`. Above GRAIN of them every part is rounded down to units, so
+    that a chain slightly over `most` may be among them, and none under it is missing.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        fitting: Fitting,
+        excluded: Sequence[BlockRef] = (),
+        sizes: Sizes | None = None,
+        most: float = math.inf,
+    ) -> None:
+        self._length, self._fitting, self._sizes = length, fitting, sizes
+        self._excluded = tuple(excluded) if len(excluded) == length else ()
+        self._unit = 1 if math.isinf(most) else max(1, math.floor(most) // GRAIN)
+        self._allowed = None if math.isinf(most) else math.floor(most) // self._unit
+        self._steps = cache(self._find_steps)
+        self._span = cache(self._find_span)
+        self._count = cache(self._count_onward)
+
+    @property
+    def total(self) -> int:
+        """The number of chains; it may exceed 64 bits."""
+        return self._count(0, None, bool(self._excluded), self._allowed)
+
+    def chain(self, number: int) -> Recipe:
+        """Return chain `number`, 0 <= number < total, in the order of the fitting blocks from the first on."""
+        if not 0 <= number < self.total:
+            raise IndexError("there is no chain of this number")
+        chain: list[BlockRef] = []
+        last, excluded, left = None, bool(self._excluded), self._allowed
+        while len(chain) < self._length:
+            for ref, size, same in self._steps(len(chain), last, excluded):
+                rest = None if left is None else left - size
+                onward = self._count(len(chain) + 1, ref, same, rest)
+                if number < onward:
+                    chain.append(ref)
+                    last, excluded, left = ref, same, rest
+                    break
+                number -= onward
+        return Recipe(tuple(chain))
+
+    def smallest(self) -> Recipe:
+        """Return the chain that holds the fewest values, the first of equals; there must be one."""
+        chain: list[BlockRef] = []
+        last, excluded = None, bool(self._excluded)
+        for place in range(self._length):
+            steps = self._steps(place, last, excluded)
+            least = [size + self._span(place + 1, ref, same)[0] for ref, size, same in steps]
+            last, _, excluded = steps[least.index(min(least))]
+            chain.append(last)
+        return Recipe(tuple(chain))
+
+    def _find_steps(self, place: int, last: BlockRef | None, excluded: bool) -> list[tuple[BlockRef, int, bool]]:
+        """Return what may come next: a block, the units that it takes, and whether the chain is then still the excluded one."""
+        twin = self._excluded[place] if excluded else None
+        sizes = self._sizes
+        return [(ref, sizes.step(last, ref) // self._unit if sizes else 0, ref == twin) for ref in self._fitting(place, last)]
+
+    def _find_span(self, place: int, last: BlockRef | None, excluded: bool) -> tuple[float, float]:
+        """Return the fewest and the most units that what follows `last` can take; infinite where nothing can follow."""
+        if place == self._length:
+            assert last is not None
+            end = float(self._sizes.end(last) // self._unit) if self._sizes else 0.0
+            return (math.inf, -math.inf) if excluded else (end, end)
+        least, most = math.inf, -math.inf
+        for ref, size, same in self._steps(place, last, excluded):
+            low, high = self._span(place + 1, ref, same)
+            least, most = min(least, size + low), max(most, size + high)
+        return least, most
+
+    def _count_onward(self, place: int, last: BlockRef | None, excluded: bool, left: int | None) -> int:
+        if left is not None:
+            least, most = self._span(place, last, excluded)
+            if least > left:
+                return 0
+            if most <= left:
+                return self._count(place, last, excluded, None)
+        if place == self._length:
+            return 0 if excluded else 1
+        return sum(
+            self._count(place + 1, ref, same, None if left is None else left - size)
+            for ref, size, same in self._steps(place, last, excluded)
+        )

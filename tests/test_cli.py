@@ -50,7 +50,10 @@ def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: p
     command += ["--fedmd.digest-batch-size=8", "--pfedhr.candidates", "3"]
     main(command)
     printed, progress = capsys.readouterr()
-    assert all(word in printed for word in ("local", "fedmd", "pfedhr", "to local", "worst client", str(out)))
+    assert all(
+        word in printed
+        for word in ("local", "fedmd", "pfedhr", "to local", "worst client", "MB up", "server s", "extra data", str(out))
+    )
     assert progress.count("/seed") == 6
     stored = [stored_experiment(path) for path in sorted((out / "cells").glob("*/seed0"))]
     fields = {one.algorithm.name: one.algorithm for one in stored}

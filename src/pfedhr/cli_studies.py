@@ -22,7 +22,8 @@ from pfedhr.results import collect, read_results, write_results
 from pfedhr.study import Setting, cells_of, run_cells
 
 SEEDS = "0,1,2,3,4"
-NARROW = ("method", "mean", "worst client", "better / worse off", "to local", "to pfedhr")
+GAINS = ("method", "mean", "worst client", "better / worse off", "to local", "to pfedhr")
+COSTS = ("method", "MB up", "MB down", "client s", "server s", "extra data")
 
 
 def compare(arguments: list[str]) -> None:
@@ -112,12 +113,13 @@ def _watched(work: Callable[[CellsDisplay], None], path: Path) -> None:
 
 
 def _show(place: Path) -> None:
-    """Print the table of every setting in `place`, and where the rest is."""
+    """Print what every setting in `place` gave and cost, and where the rest is."""
     results, console = read_results(place), Console()
     for setting in results.settings:
-        table = comparison_sheet(method_rows(results.of(setting)), setting).only(*NARROW).console()
-        # Where nobody reads along, nothing is gained by breaking lines.
-        console.print(table, width=None if console.is_terminal else 120)
+        whole = comparison_sheet(method_rows(results.of(setting)), setting)
+        for columns in (GAINS, COSTS):
+            # Where nobody reads along, nothing is gained by breaking lines.
+            console.print(whole.only(*columns).console(), width=None if console.is_terminal else 120)
     print(f"written to {place}")
 
 

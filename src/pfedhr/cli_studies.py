@@ -115,11 +115,12 @@ def _watched(work: Callable[[CellsDisplay], None], path: Path) -> None:
 def _show(place: Path) -> None:
     """Print what every setting in `place` gave and cost, and where the rest is."""
     results, console = read_results(place), Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # where nobody reads along, nothing is gained by breaking lines
     for setting in results.settings:
         whole = comparison_sheet(method_rows(results.of(setting)), setting)
         for columns in (GAINS, COSTS):
-            # Where nobody reads along, nothing is gained by breaking lines.
-            console.print(whole.only(*columns).console(), width=None if console.is_terminal else 120)
+            console.print(whole.only(*columns).console())
     print(f"written to {place}")
 
 

@@ -34,8 +34,8 @@ PAPER = Scale(
     ),
     smallest="cnn1",
     largest="cnn4",
-    cut="nothing, but every network has 64 features before its last layer, which FedGH needs; the paper does not say its number "
-    "of rounds, batch size and weight of distillation",
+    cut="nothing, but every network has 64 features before its last layer, which FedGH needs; the paper does not say its "
+    "number of rounds, batch size and weight of distillation",
 )
 
 _SMALL_NETWORKS = ("cnn1", "cnn2", "cnn3", "cnn4-quarter")

@@ -62,6 +62,9 @@ def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: p
     assert all(one.plan.rounds == 2 for one in stored)
     assert (out / "tables.md").read_text().count("fedmd") >= 2
     assert str(tmp_path) not in (out / "about.json").read_text().replace(str(file), "")
+    with pytest.raises(SystemExit):
+        main([*command[:-4], "--plan.rounds", "1"])
+    assert "the comparison there is of another experiment" in capsys.readouterr().err
     main(command)
     again, progress = capsys.readouterr()
     assert progress == ""  # nothing is run twice
@@ -71,6 +74,36 @@ def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: p
     main(["report", str(out)])
     assert capsys.readouterr().out == printed
     assert (out / "tables.md").read_bytes() == tables
+
+
+def test_a_study_takes_no_other_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "toy.toml"
+    file.write_text(EXPERIMENT)
+    for out, words in ((tmp_path, "something else than a study"), (file, "that is a file")):
+        with pytest.raises(SystemExit):
+            main(["compare", str(file), "--algorithms", "local-public", "--out", str(out)])
+        assert words in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
+
+
+def test_what_failed_is_told_beside_the_tables_of_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "toy.toml", tmp_path / "study"
+    file.write_text(EXPERIMENT)
+    command = ["compare", str(file), "--algorithms", "pfedhr", "--seeds", "0", "--out", str(out), "--plan.rounds", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--pfedhr.tuning-learning-rate", "1e30"])
+    printed, errors = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "local" in printed
+    assert "runs that failed: 1; tables are of the others" in errors
+    assert "the loss is" in errors
+    assert "missing" in (out / "tables.md").read_text()
+
+
+@pytest.mark.parametrize("command", ["compare", "reproduce", "report", "inspect", "presets"])
+def test_help_is_no_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([command, "--help"])
+    assert f"pfedhr {command}" in capsys.readouterr().out
 
 
 def test_inspect_prints_the_blocks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +179,12 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["compare", "demo", "--algorithms", "fedmd", "--public.labelled", "false"], ["fedmd needs labels", "public.labelled"]),
         (["compare", "demo", "--algorithms", "fedmd", "--fedmd.digest-epoch", "2"], ["digest_epoch", "did you mean"]),
         (["compare", "demo", "--algorithms", "fedmd", "--pfedhr.groups", "2"], ["--pfedhr.groups"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--seeds", "0,00"], ["--seeds 0,00", "each once"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--seeds", "0", "--seeds", "1"], ["--seeds is given twice"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--seeds="], ["--seeds needs a value"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--seed", "7"], ["--seed", "give --seeds"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--compare-local=true"], ["--compare-local", "local is always there"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--algorithm.groups", "3"], ["which method", "--fedmd.groups"]),
         (
             ["compare", "demo", "--algorithms", "fedmd", "--public.share", "0"],
             ["fedmd needs public data", "public.share above 0"],

@@ -47,6 +47,7 @@ def finished(tmp_path: Path) -> tuple[Cell, Path]:
     folder.mkdir(parents=True)
     (folder / "clients.csv").write_text(CLIENTS)
     (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in ROUNDS))
+    (folder / "made.json").write_text('{"versions": "1", "machine": "a", "date": "2020-02-02"}')
     return cell, tmp_path / "cells"
 
 
@@ -64,6 +65,7 @@ def test_every_metric_has_its_known_value(finished: tuple[Cell, Path]) -> None:
     assert (row.client_seconds, row.server_seconds) == (12.0, 6.0)
     assert (row.tune_seconds, row.match_seconds, row.group_seconds) == (2.0, 0.25, 0.0)
     assert row.candidates == (4 + 2 + 0) / 3
+    assert (row.folder, row.versions, row.machine, row.date) == (cell.folder, "1", "a", "2020-02-02")
     assert row.teacher_ratio == pytest.approx((1.0 + 3.0 - 0.5) / 3)
     assert [one.teacher_accuracy for one in results.clients] == [0.2, None, 0.4]
     assert results.accuracies("pfedhr") == {7: {"client00": 0.6, "client01": 1.0, "client02": 0.8}}
@@ -102,10 +104,21 @@ def test_settings_and_methods_come_in_order_of_appearance() -> None:
     assert [one.method for one in results.of("a").clients] == ["y"]
 
 
+def test_a_damaged_run_is_named(finished: tuple[Cell, Path]) -> None:
+    cell, store = finished
+    (store / cell.folder / "clients.csv").write_text(CLIENTS.replace("0.8", "abc"))
+    with pytest.raises(ResultsError, match=rf"{cell.folder} is damaged .*abc.*delete that folder"):
+        collect([cell], store)
+
+
 def test_missing_and_other_tables_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match=r"cells\.csv is missing: give the folder of `pfedhr compare`"):
+    with pytest.raises(ResultsError, match=r"cells\.csv is missing: give a folder"):
         read_results(tmp_path)
     (tmp_path / "cells.csv").write_text("setting,method\niid,local\n")
     (tmp_path / "clients.csv").write_text("setting,method\niid,local\n")
     with pytest.raises(ResultsError, match="are not those of results"):
+        read_results(tmp_path)
+    (tmp_path / "cells.csv").write_text("setting,method\n")
+    (tmp_path / "clients.csv").write_text("setting,method\n")
+    with pytest.raises(ResultsError, match="holds no rows"):
         read_results(tmp_path)

@@ -52,15 +52,19 @@ def test_seeds_are_drawn_whole() -> None:
     assert interval.high - interval.low == pytest.approx(2 * 1.96 / 20**0.5, rel=0.1)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("seeds", "apart", "least", "most"), [(20, 1.0, 0.89, 0.98), (5, 1.0, 0.8, 0.93), (5, 0.0, 0.94, 0.999)]
+)
+def test_intervals_cover_the_truth_as_often_as_is_told(
+    monkeypatch: pytest.MonkeyPatch, seeds: int, apart: float, least: float, most: float
+) -> None:
     monkeypatch.setattr(pfedhr.statistics, "RESAMPLES", 500)
     draws = np.random.default_rng(5)
     covered = 0
-    for _ in range(200):
-        table = draws.normal(0, 1, (20, 1)) + draws.normal(0, 1, (20, 6))
-        interval = paired_interval(table.tolist())
+    for _ in range(400):
+        interval = paired_interval((apart * draws.normal(0, 1, (seeds, 1)) + draws.normal(0, 1, (seeds, 12))).tolist())
         covered += interval.low <= 0 <= interval.high
-    assert 0.88 <= covered / 200 <= 1.0
+    assert least <= covered / 400 <= most
 
 
 @pytest.mark.parametrize("rows", [[], [[]], [[1.0], [1.0, 2.0]], [1.0]])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from test_run import EXPERIMENT
+from test_run import EXPERIMENT, quarters
 
 from pfedhr.algorithm import SettingError
 from pfedhr.algorithms.fedavg import FedAvg
@@ -17,14 +21,15 @@ from pfedhr.algorithms.fedproto import FedProto
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights
+from pfedhr.data import Dataset
 from pfedhr.disk import LockedError, locked
 from pfedhr.experiment_file import dump, parse
 from pfedhr.federate import RoundResult
 from pfedhr.launch import prepare, start
 from pfedhr.parcel import pack
-from pfedhr.results import Results, collect
+from pfedhr.results import Results, collect, read_results
 from pfedhr.run import read_rounds
-from pfedhr.study import Cell, Setting, StudyError, cells_of, is_finished, run_cells
+from pfedhr.study import Cell, Setting, cells_of, is_finished, run_cells
 
 BASE = replace(parse(EXPERIMENT, "the test"), compare_local=False)
 TINY = PFedHR(groups=2, candidates=2, tuning_epochs=1, probe=8)
@@ -45,7 +50,9 @@ class Told:
 
 
 def timeless(results: Results) -> list[object]:
-    rows = [{name: value for name, value in vars(row).items() if "seconds" not in name} for row in results.cells]
+    rows = [
+        {name: value for name, value in vars(row).items() if "seconds" not in name and name != "date"} for row in results.cells
+    ]
     return [rows, results.clients]
 
 
@@ -108,12 +115,17 @@ def test_a_finished_cell_is_never_run_twice(cells: list[Cell], store: Path) -> N
 
 def test_of_a_finished_cell_states_are_not_kept(cells: list[Cell], store: Path) -> None:
     for cell in cells:
-        assert {path.name for path in (store / cell.folder).iterdir()} == {"experiment.toml", "rounds.jsonl", "clients.csv"}
+        kept = {"experiment.toml", "rounds.jsonl", "clients.csv", "made.json"}
+        assert {path.name for path in (store / cell.folder).iterdir()} == kept
+    left = store / cells[0].folder / "checkpoint"  # as a kill between the last two steps leaves it
+    left.mkdir()
+    run_cells(cells, store, 1, Told())
+    assert not left.exists()
 
 
 def test_two_at_a_time_give_the_same_rows(cells: list[Cell], store: Path, tmp_path: Path) -> None:
     told = Told()
-    run_cells(cells, tmp_path, 2, told)
+    assert run_cells(cells, tmp_path, 2, told) == {}
     assert told.ended == {cell.folder: "" for cell in cells}
     assert timeless(collect(cells, tmp_path)) == timeless(collect(cells, store))
 
@@ -139,16 +151,65 @@ def test_a_cell_that_was_stopped_goes_on(cells: list[Cell], store: Path, tmp_pat
     assert timeless(collect(cells, tmp_path)) == timeless(collect(cells, store))
 
 
-def test_a_run_that_fails_is_named_and_stops_no_other(cells: list[Cell], store: Path, tmp_path: Path) -> None:
-    shutil.copytree(store, tmp_path, dirs_exist_ok=True)
+def faulty(directory: str) -> Dataset:
+    """A data set that is there when it is checked, and gone when it is wanted: as a full disk or a lost folder is."""
+    marker = Path(directory) / "checked"
+    if marker.exists():
+        raise OSError("no space left")
+    marker.touch()
+    return quarters(directory)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_fails_is_named_and_stops_no_other(cells: list[Cell], store: Path, tmp_path: Path, workers: int) -> None:
+    path, folder = tmp_path / "store", tmp_path / "data"
+    folder.mkdir()
+    shutil.copytree(store, path)
     broken = replace(TINY, tuning_learning_rate=1e30)
-    more = cells_of([Setting("toy", BASE, {"pfedhr-broken": broken, "fedmd": FedMD(digest_batch_size=8)})], [0])
+    lost = replace(BASE, data=replace(BASE.data, name=f"{__name__}:faulty", dir=str(folder)))
+    more = [
+        *cells_of([Setting("toy", BASE, {"pfedhr-broken": broken})], [0]),
+        *cells_of([Setting("lost", lost, {"local": Local()})], [0]),
+        *cells_of([Setting("toy", BASE, {"fedmd": FedMD()})], [0]),
+    ]
     told = Told()
-    with pytest.raises(StudyError, match=r"1 of 6 runs failed: pfedhr-broken-\w+/seed0: tuning client.*the loss is"):
-        run_cells([*more, *cells], tmp_path, 1, told)
-    assert told.began == (6, 4)
-    assert [bool(error) for error in told.ended.values()] == [True, False]
-    assert is_finished(tmp_path / more[1].folder)
+    failed = run_cells([*more, *cells], path, workers, told)
+    assert told.began == (7, 4)
+    assert list(failed) == [cell.folder for cell in more[:2]]
+    assert "the loss is" in failed[more[0].folder]
+    assert failed[more[1].folder].startswith("OSError: no space left")
+    assert "in faulty" in (path / more[1].folder / "failure.txt").read_text()
+    assert list(told.ended.values()) == [*failed.values(), ""]
+    assert is_finished(path / more[2].folder)
+    assert len(collect([more[2], *cells], path).cells) == 5
+
+
+def test_a_study_killed_in_its_midst_goes_on(cells: list[Cell], store: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "toy.toml", tmp_path / "out"
+    file.write_text(dump(replace(BASE, algorithm=TINY)))
+    words = ["compare", str(file), "--algorithms", "pfedhr", "--seeds", "0,1", "--workers", "2", "--out", str(out)]
+    command = [sys.executable, "-m", "pfedhr", *words]
+    # The data set is a function of the tests.
+    process = subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(out.rglob("clients.csv")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(list(out.rglob("clients.csv"))) < 4
+    subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True)
+    found = read_results(out)
+    assert sorted(found.clients, key=str) == sorted(
+        (replace(row, setting="toy") for row in collect(cells, store).clients), key=str
+    )
+
+
+def test_where_the_files_of_a_known_set_lie_makes_no_other_cell() -> None:
+    def folder(name: str, directory: str) -> str:
+        data = replace(BASE.data, name=name, dir=directory)
+        return cells_of([Setting("x", replace(BASE, data=data), {"local": Local()})], [0])[0].folder
+
+    assert folder("mnist", "here") == folder("mnist", "./there/")
+    assert folder("own:data", "here") != folder("own:data", "there")
 
 
 @pytest.mark.parametrize(("method", "words"), [(FedAvg(), "clients.models"), (FedProto(), "clients.features")])

@@ -12,16 +12,22 @@ class UsageError(PfedhrError):
 
 
 def take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
-    """Return the value of `option`, written with a space or "=", and the arguments without it. Raises UsageError."""
+    """Return the value of `option`, written with a space or "=", and the arguments without it.
+
+    Raises UsageError for an option without a value, or given twice.
+    """
     for place, word in enumerate(arguments):
         name, equals, value = word.partition("=")
         if name != option:
             continue
-        if equals:
-            return value, arguments[:place] + arguments[place + 1 :]
-        if place + 1 == len(arguments):
+        rest = arguments[:place] + arguments[place + 1 :]
+        if not equals:
+            value, rest = (rest[place], rest[:place] + rest[place + 1 :]) if place < len(rest) else ("", rest)
+        if not value:
             raise UsageError(f"{option} needs a value")
-        return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
+        if any(other.partition("=")[0] == option for other in rest):
+            raise UsageError(f"{option} is given twice")
+        return value, rest
     return None, arguments
 
 
@@ -34,11 +40,11 @@ def words(option: str, value: str) -> list[str]:
 
 
 def numbers(option: str, value: str) -> list[int]:
-    """Return the whole numbers of a list with commas, none below 0. Raises UsageError."""
-    found = words(option, value)
-    if not all(word.isdecimal() for word in found):
-        raise UsageError(f"{option} {value}: whole numbers with commas between them were expected, as in 0,1,2")
-    return [int(word) for word in found]
+    """Return the whole numbers of a list with commas, none below 0. Raises UsageError if one is there twice."""
+    found = [int(word) for word in words(option, value) if word.isdecimal()]
+    if len(set(found)) < value.count(",") + 1:
+        raise UsageError(f"{option} {value}: whole numbers with commas between them were expected, each once, as in 0,1,2")
+    return found
 
 
 def count(option: str, value: str | None) -> int:
@@ -49,8 +55,10 @@ def count(option: str, value: str | None) -> int:
 
 
 def folder(value: str | None, otherwise: str) -> Path:
-    """Return the folder that an option names, or another. Raises UsageError if it is a file."""
+    """Return the folder of a study that --out names, or another. Raises UsageError if anything else is there."""
     path = Path(value or otherwise)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out {path}: that is a file; name a folder")
+    if path.exists() and any(path.iterdir()) and not (path / "cells").is_dir():
+        raise UsageError(f"--out {path}: that folder holds something else than a study; name another")
     return path

@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if command not in COMMANDS:
             raise UsageError(f"unknown command {command!r}: known are {', '.join(COMMANDS)}; see pfedhr --help")
+        if command != "run" and {"-h", "--help"} & set(rest):  # of a run, the help lists all fields
+            print(USAGE)
+            return
         COMMANDS[command](rest)
     except PfedhrError as error:
         print(f"pfedhr: {error}", file=sys.stderr)
@@ -116,22 +119,32 @@ def list_presets(arguments: list[str]) -> None:
         print(f"{name:<18}{text.splitlines()[0].lstrip('# ')}")
 
 
-def _study(command: str) -> Callable[[list[str]], None]:
-    """Return a command of `cli_studies`, imported when it is called."""
+def compare(arguments: list[str]) -> None:
+    """Run methods side by side."""
+    from pfedhr.cli_studies import compare
 
-    def call(arguments: list[str]) -> None:
-        from pfedhr import cli_studies
+    compare(arguments)
 
-        getattr(cli_studies, command)(arguments)
 
-    return call
+def reproduce(arguments: list[str]) -> None:
+    """Run a table or figure of the paper."""
+    from pfedhr.cli_studies import reproduce_target
+
+    reproduce_target(arguments)
+
+
+def report(arguments: list[str]) -> None:
+    """Write a study's tables and figures again."""
+    from pfedhr.cli_studies import report
+
+    report(arguments)
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": run,
-    "compare": _study("compare"),
-    "reproduce": _study("reproduce_target"),
-    "report": _study("report"),
+    "compare": compare,
+    "reproduce": reproduce,
+    "report": report,
     "inspect": inspect,
     "presets": list_presets,
 }

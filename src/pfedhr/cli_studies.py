@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.local import Local
 from pfedhr.arguments import UsageError, count, folder, numbers, take, words
+from pfedhr.disk import write
 from pfedhr.experiment import Experiment
-from pfedhr.experiment_file import load_experiment, override
+from pfedhr.experiment_file import dump, load_experiment, override
 from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
 from pfedhr.report.console import CellsDisplay
-from pfedhr.report.study import about_study
+from pfedhr.report.study import write_experiments
 from pfedhr.reproduction import SCALES, TARGETS, redraw, reproduce
 from pfedhr.results import collect, read_results, write_results
-from pfedhr.study import Setting, cells_of, run_cells
+from pfedhr.study import Setting, StudyError, cells_of, is_finished, run_cells
 
 SEEDS = "0,1,2,3,4"
 GAINS = ("method", "mean", "worst client", "better / worse off", "to local", "to pfedhr")
 COSTS = ("method", "MB up", "MB down", "client s", "server s", "extra data")
+ELSEWHERE = {"--seed": "--seeds", "--name": "--out", "--compare_local": "nothing, for local is always there"}
+"""Fields of an experiment that a comparison sets by itself, and what to give instead."""
+
+BASE = "setting.toml"
+"""Holds what a comparison is of, methods and seeds apart."""
+
+Result = TypeVar("Result")
 
 
 def compare(arguments: list[str]) -> None:
     """Run several methods on one experiment under several seeds, and print their table."""
-    told = " ".join(["pfedhr compare", *_private(arguments)])
+    told = shlex.join(["pfedhr", "compare", *_private(arguments)])
     names, arguments = take(arguments, "--algorithms")
     seeds, arguments = take(arguments, "--seeds")
     out, arguments = take(arguments, "--out")
@@ -40,12 +52,19 @@ def compare(arguments: list[str]) -> None:
     name, *settings = arguments
     experiment, methods = _methods(load_experiment(name), words("--algorithms", names), settings)
     path = folder(out, f"runs/compare-{experiment.name}")
+    base = _base(experiment, path)
     cells = cells_of([Setting(experiment.name, experiment, methods)], numbers("--seeds", seeds or SEEDS))
-    _watched(lambda display: run_cells(cells, path / "cells", count("--workers", workers), display), path)
-    results = collect(cells, path / "cells")
-    write_results(results, path)
-    redraw(path, {"title": f"Comparison: {experiment.name}", **about_study(told, results)})
-    _show(path)
+    at_once, store = count("--workers", workers), path / "cells"
+    failed = _watched(lambda display: run_cells(cells, store, at_once, display), path)
+    done = [cell for cell in cells if is_finished(store / cell.folder)]
+    if done:
+        write(path / BASE, base.encode())
+        write_results(collect(done, store), path)
+        write_experiments(path, done)
+        missing = {"missing": f"{len(cells) - len(done)} of {len(cells)} runs, which failed"} if len(done) < len(cells) else {}
+        redraw(path, {"title": f"Comparison: {experiment.name}", "command": told, **missing})
+        _show(path)
+    _tell(failed)
 
 
 def _methods(experiment: Experiment, names: Sequence[str], settings: Sequence[str]) -> tuple[Experiment, dict[str, Algorithm]]:
@@ -65,10 +84,24 @@ def _methods(experiment: Experiment, names: Sequence[str], settings: Sequence[st
         if word.startswith("--"):
             prefix, dot, rest = word[2:].partition(".")
             target = own[prefix] if prefix in own and dot else common
+            field = word.partition("=")[0].replace("-", "_").replace("__", "--", 1)
+            if prefix == "algorithm":
+                raise UsageError(f"{word}: say which method it is for, as in --{names[-1]}.{rest}")
+            if field in ELSEWHERE:
+                raise UsageError(f"{word}: a comparison sets it by itself; give {ELSEWHERE[field]} instead")
             word = f"--algorithm.{rest}" if target is not common else word
         target.append(word)
     experiment = override(experiment, common)
     return experiment, {name: override(experiment, ["--algorithm.name", name, *given]).algorithm for name, given in own.items()}
+
+
+def _base(experiment: Experiment, path: Path) -> str:
+    """Return what all methods share. Raises UsageError if the comparison in `path` is of another: its tables would be lost."""
+    text = dump(replace(experiment, seed=0, workers=1, compare_local=False, algorithm=Local()))
+    file = path / BASE
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise UsageError(f"--out {path}: the comparison there is of another experiment ({file}); name another folder")
+    return text
 
 
 def reproduce_target(arguments: list[str]) -> None:
@@ -86,11 +119,16 @@ def reproduce_target(arguments: list[str]) -> None:
         raise UsageError(f"--scale {scale}: choose one of {', '.join(SCALES)}")
     target, path = TARGETS[arguments[0]], folder(out, "runs/reproduce")
     chosen = words("--datasets", sets) if sets else list(target.sets)
-    plan = (target, SCALES[scale or "small"], chosen, directory or "", numbers("--seeds", seeds or SEEDS), path)
-    written: list[Path] = []
-    _watched(lambda display: written.extend(reproduce(*plan, count("--workers", workers), display)), path)
+    under, at_once = numbers("--seeds", seeds or SEEDS), count("--workers", workers)
+    written, failed = _watched(
+        lambda display: reproduce(
+            target, SCALES[scale or "small"], chosen, directory or "", under, path, workers=at_once, watch=display
+        ),
+        path,
+    )
     for place in written:
         _show(place)
+    _tell(failed)
 
 
 def report(arguments: list[str]) -> None:
@@ -102,11 +140,11 @@ def report(arguments: list[str]) -> None:
         _show(place)
 
 
-def _watched(work: Callable[[CellsDisplay], None], path: Path) -> None:
+def _watched(work: Callable[[CellsDisplay], Result], path: Path) -> Result:
     """Do the work under a display of its runs; Ctrl-C ends it, and says how to go on."""
     try:
         with CellsDisplay(Console(stderr=True)) as display:
-            work(display)
+            return work(display)
     except KeyboardInterrupt:
         print(f"pfedhr: stopped; the same command goes on, with what is finished in {path}", file=sys.stderr)
         sys.exit(130)
@@ -118,15 +156,27 @@ def _show(place: Path) -> None:
     if not console.is_terminal:
         console = Console(width=120)  # where nobody reads along, nothing is gained by breaking lines
     for setting in results.settings:
-        whole = comparison_sheet(method_rows(results.of(setting)), setting)
-        for columns in (GAINS, COSTS):
-            console.print(whole.only(*columns).console())
+        rows = method_rows(results.of(setting))
+        for columns, what in ((GAINS, "accuracy in %, differences in points [95 %]"), (COSTS, "a client and round; a round")):
+            sheet = comparison_sheet(rows, f"{setting}: {what}").only(*columns)
+            console.print(sheet.filled().console())
     print(f"written to {place}")
+
+
+def _tell(failed: Mapping[str, str]) -> None:
+    """Raise StudyError if runs failed."""
+    if failed:
+        reasons = "; ".join(f"{folder}: {error}" for folder, error in failed.items())
+        raise StudyError(
+            f"runs that failed: {len(failed)}; tables are of the others; change the settings, or leave the method out, and the "
+            f"same command goes on. {reasons}"
+        )
 
 
 def _private(arguments: Sequence[str]) -> list[str]:
     """Return the words of the command without the folders of the one who gave it."""
+    kept = list(arguments)
     for option in ("--data.dir", "--out"):
-        value, rest = take(list(arguments), option)
-        arguments = arguments if value is None else [*rest, option, "DIR"]
-    return list(arguments)
+        value, rest = take(kept, option)
+        kept = kept if value is None else [*rest, option, "DIR"]
+    return kept

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
+import io
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +30,15 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def csv_bytes(records: Sequence[Mapping[str, object]]) -> bytes:
+    """Return records of equal keys, at least one, as CSV under a row of the keys; None becomes an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue().encode()
 
 
 class LockedError(PfedhrError):

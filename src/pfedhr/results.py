@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
+import json
 import statistics
 import typing
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pfedhr.disk import write
+from pfedhr.disk import csv_bytes, write
 from pfedhr.errors import PfedhrError
 from pfedhr.run import read_rounds
-from pfedhr.statistics import worst_tenth
-from pfedhr.study import Cell
+from pfedhr.statistics import mean_or_none, worst_tenth
+from pfedhr.study import MADE, Cell
 
 STAGES = ("profile", "group", "propose", "assemble", "tune", "match")
 """The stages of a server's step that are timed by themselves."""
@@ -48,7 +50,8 @@ class CellRow:
 
     Accuracies are over all clients, of the last round but for `best`, the highest mean of any round. Bytes are those of packed
     parcels, seconds those of all rounds together; `teacher_ratio` is (teacher - own) / own parameters, the mean over rounds and
-    clients (pFedClub's phi), empty without teachers.
+    clients (pFedClub's phi), empty without teachers. `folder` is where the run is kept, shared by settings that do not differ
+    for the method; `versions`, `machine` and `date` say how it was made.
     """
 
     setting: str
@@ -74,6 +77,10 @@ class CellRow:
     match_seconds: float
     candidates: float | None
     teacher_ratio: float | None
+    folder: str
+    versions: str
+    machine: str
+    date: str
 
 
 @dataclass(frozen=True)
@@ -110,29 +117,30 @@ class Results:
 
 
 def collect(cells: Iterable[Cell], store: Path) -> Results:
-    """Return the rows of finished cells in `store`."""
+    """Return the rows of finished cells in `store`. Raises ResultsError for a run whose files are damaged."""
     rows, clients = list[CellRow](), list[ClientRow]()
     for cell in cells:
-        held = _read_clients(cell, store / cell.folder / "clients.csv")
-        rows.append(_summarise(cell, read_rounds(store / cell.folder), held))
+        path = store / cell.folder
+        try:
+            place = {"setting": cell.setting, "method": cell.method, "seed": str(cell.seed)}
+            held = [_row(ClientRow, record | place) for record in _records(path / "clients.csv")]
+            made = json.loads((path / MADE).read_text()) if (path / MADE).exists() else {}
+            rows.append(_summarise(cell, read_rounds(path), held, made))
+        except (KeyError, ValueError) as error:
+            raise ResultsError(
+                f"the run in {path} is damaged ({type(error).__name__}: {error}): delete that folder, and the same command "
+                "runs it again"
+            ) from error
         clients += held
     return Results(tuple(rows), tuple(clients))
 
 
-def _read_clients(cell: Cell, path: Path) -> list[ClientRow]:
-    place = {"setting": cell.setting, "method": cell.method, "seed": str(cell.seed)}
-    names = [item.name for item in fields(ClientRow)]
-    return [_row(ClientRow, {name: (record | place)[name] for name in names}) for record in _records(path)]
-
-
-def _summarise(cell: Cell, rounds: Sequence[dict[str, Any]], clients: Sequence[ClientRow]) -> CellRow:
+def _summarise(cell: Cell, rounds: Sequence[dict[str, Any]], clients: Sequence[ClientRow], made: Mapping[str, str]) -> CellRow:
     accuracies = [row.accuracy for row in clients]
 
     def total(name: str) -> Any:
         return sum(record.get(name, 0) for record in rounds)
 
-    ratios = [ratio for record in rounds for ratio in record.get("size_ratios", {}).values()]
-    counts = [record["candidates"] for record in rounds if "candidates" in record]
     return CellRow(
         setting=cell.setting,
         method=cell.method,
@@ -150,8 +158,12 @@ def _summarise(cell: Cell, rounds: Sequence[dict[str, Any]], clients: Sequence[C
         client_seconds=total("train_seconds"),
         server_seconds=total("server_seconds"),
         **{f"{stage}_seconds": float(total(f"{stage}_seconds")) for stage in STAGES},
-        candidates=statistics.fmean(counts) if counts else None,
-        teacher_ratio=statistics.fmean(ratios) if ratios else None,
+        candidates=mean_or_none(record.get("candidates") for record in rounds),
+        teacher_ratio=mean_or_none(ratio for record in rounds for ratio in record.get("size_ratios", {}).values()),
+        folder=cell.folder,
+        versions=made.get("versions", "unknown"),
+        machine=made.get("machine", "unknown"),
+        date=made.get("date", "unknown"),
     )
 
 
@@ -160,8 +172,8 @@ Row = TypeVar("Row", CellRow, ClientRow)
 
 def write_results(results: Results, folder: Path) -> None:
     """Write the rows as cells.csv and clients.csv; `read_results` gives them back."""
-    write(folder / "cells.csv", _csv(results.cells))
-    write(folder / "clients.csv", _csv(results.clients))
+    write(folder / "cells.csv", csv_bytes([asdict(row) for row in results.cells]))
+    write(folder / "clients.csv", csv_bytes([asdict(row) for row in results.clients]))
 
 
 def read_results(folder: Path) -> Results:
@@ -171,32 +183,30 @@ def read_results(folder: Path) -> Results:
         clients = tuple(_row(ClientRow, record) for record in _records(folder / "clients.csv"))
     except (KeyError, ValueError) as error:
         raise ResultsError(f"the tables in {folder} are not those of results: {type(error).__name__}: {error}") from error
+    if not cells:
+        raise ResultsError(f"{folder / 'cells.csv'} holds no rows: run the study first")
     return Results(cells, clients)
-
-
-def _csv(rows: Sequence[CellRow] | Sequence[ClientRow]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [item.name for item in fields(rows[0])], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)  # None becomes an empty cell
-    return text.getvalue().encode()
 
 
 def _records(path: Path) -> list[dict[str, str]]:
     try:
         return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     except FileNotFoundError as error:
-        raise ResultsError(f"{path} is missing: give the folder of `pfedhr compare` or `pfedhr reproduce`") from error
+        raise ResultsError(f"{path} is missing: give a folder that holds a study's cells.csv and about.json") from error
 
 
-def _row(cls: type[Row], record: dict[str, str]) -> Row:
+@functools.cache
+def _kinds(cls: type[CellRow] | type[ClientRow]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _row(cls: type[Row], record: Mapping[str, str]) -> Row:
     """Return a row from its cells; an empty one of an optional column is None. KeyError or ValueError if they do not fit."""
-    kinds = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
-    for item in fields(cls):
-        kind, cell = kinds[item.name], record[item.name]
+    for name, kind in _kinds(cls).items():
+        cell = record[name]
         if kind == float | None:
-            values[item.name] = float(cell) if cell else None
+            values[name] = float(cell) if cell else None
         else:
-            values[item.name] = kind(cell)
+            values[name] = kind(cell)
     return cls(**values)

@@ -12,19 +12,17 @@ names as they come, and `checkpoint/latest.parcel` says which of them belong tog
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
-from pfedhr.disk import UNFINISHED, write
+from pfedhr.disk import UNFINISHED, csv_bytes, write
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Progress, RoundResult
 from pfedhr.parcel import ParcelError, Tensors, pack, unpack
@@ -132,13 +130,8 @@ class RunDirectory:
 
     def finish(self, outcomes: Sequence[ClientOutcome]) -> None:
         """Write clients.csv, a row a client."""
-        table = io.StringIO(newline="")
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(item.name for item in fields(ClientOutcome))
-        for outcome in outcomes:
-            cells = asdict(outcome) | {"classes": " ".join(map(str, outcome.classes))}
-            writer.writerow(cells.values())  # None becomes an empty cell
-        write(self.path / "clients.csv", table.getvalue().encode())
+        rows = [asdict(outcome) | {"classes": " ".join(map(str, outcome.classes))} for outcome in outcomes]
+        write(self.path / "clients.csv", csv_bytes(rows))
 
     def _read(self, name: str) -> bytes:
         """Return a state by the name of its file. Raises RunError if it is gone."""

@@ -5,23 +5,30 @@ What makes the pairs: under one seed every method of a setting has the same exam
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from pfedhr.algorithm import Algorithm
-from pfedhr.data import PublicOptions
-from pfedhr.disk import locked
+from pfedhr.data import NAMES, PublicOptions
+from pfedhr.disk import locked, write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.federate import RoundResult
 from pfedhr.inference import one_thread
 from pfedhr.launch import prepare, resume, start
-from pfedhr.processes import Processes
+from pfedhr.machine import machine, versions
+from pfedhr.processes import Processes, WorkerError
+
+MADE = "made.json"
+"""Holds, in a run's folder, the versions and the machine that it was made by, and when."""
 
 
 class StudyError(PfedhrError):
@@ -47,10 +54,18 @@ class Cell:
     experiment: Experiment
 
     @property
+    def kind(self) -> str:
+        """A name for the run but for its seed. Equal experiments share it: what a method does not use makes no difference."""
+        data = self.experiment.data
+        if data.name in NAMES:  # the files of a known set are the same wherever they lie
+            data = replace(data, dir="")
+        text = dump(replace(self.experiment, seed=0, data=data))
+        return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    @property
     def folder(self) -> str:
-        """Where the run is kept. Cells of equal experiments share it: what a method does not use makes no difference."""
-        text = dump(replace(self.experiment, seed=0))
-        return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:10]}/seed{self.seed}"
+        """Where the run is kept."""
+        return f"{self.kind}/seed{self.seed}"
 
 
 class Watcher(Protocol):
@@ -85,25 +100,30 @@ def _experiment(setting: Setting, label: str, algorithm: Algorithm, seed: int) -
     return base if "labels" in use else replace(base, public=replace(base.public, labelled=False))
 
 
-def run_cells(cells: Iterable[Cell], store: Path, workers: int, watch: Watcher) -> None:
+def run_cells(cells: Iterable[Cell], store: Path, workers: int, watch: Watcher) -> dict[str, str]:
     """Run every cell that is not finished in `store`, `workers` at a time; one that was stopped goes on where it stood.
 
-    All are checked before any training. Raises what `prepare` raises, StudyError naming the runs that failed once all others
-    are there, LockedError if another process is at work in `store`.
+    All are checked before any training. Returns why runs failed, by folder; the others are there. Raises what `prepare` raises,
+    LockedError if another process is at work in `store`.
     """
     unique = {cell.folder: cell for cell in cells}
-    left = [cell for folder, cell in unique.items() if not is_finished(store / folder)]
-    for cell in left:
+    for cell in _unfinished(unique, store):
         prepare(cell.experiment)
     store.mkdir(parents=True, exist_ok=True)
     with locked(store):
+        left = _unfinished(unique, store)  # others may have come to their ends while these were checked
+        for folder in unique.keys() - {cell.folder for cell in left}:
+            _drop_states(store / folder)
         watch.begin(len(unique), len(unique) - len(left))
-        failed: list[str] = []
+        failed: dict[str, str] = {}
         for cell, error in zip(left, _run_all(left, store, workers), strict=True):
             watch.end_cell(cell, error)
-            failed += [f"{cell.folder}: {error}"] if error else []
-    if failed:
-        raise StudyError(f"{len(failed)} of {len(unique)} runs failed: {'; '.join(failed)}")
+            failed |= {cell.folder: error} if error else {}
+    return failed
+
+
+def _unfinished(cells: Mapping[str, Cell], store: Path) -> list[Cell]:
+    return [cell for folder, cell in cells.items() if not is_finished(store / folder)]
 
 
 def is_finished(path: Path) -> bool:
@@ -111,15 +131,22 @@ def is_finished(path: Path) -> bool:
     return (path / "clients.csv").exists()
 
 
-def _run_all(cells: Sequence[Cell], store: Path, workers: int) -> Iterable[str]:
+def _run_all(cells: Sequence[Cell], store: Path, workers: int) -> Iterator[str]:
+    """Yield why each cell failed, or nothing, in order; if a process ends in its midst, for all that are left."""
     tasks = [(dump(cell.experiment), store / cell.folder) for cell in cells]
     if workers == 1 or len(cells) < 2:
         with one_thread():
             for task in tasks:
                 yield _run_cell(*task)
         return
-    with Processes(min(workers, len(cells))) as processes:
-        yield from processes.run(_run_cell, tasks)
+    told = 0
+    try:
+        with Processes(min(workers, len(cells))) as processes:
+            for error in processes.run(_run_cell, tasks):
+                told += 1
+                yield error
+    except WorkerError as broken:
+        yield from [str(broken)] * (len(cells) - told)
 
 
 class _Silent:
@@ -136,11 +163,21 @@ def _run_cell(experiment: str, path: Path) -> str:
     """Run, or go on with, a cell; return why it failed, or nothing. Of a finished run, states and networks are not kept."""
     try:
         if (path / "experiment.toml").exists():
+            write(path / "experiment.toml", experiment.encode())  # the folder of the data may be another by now
             resume(path, _Silent())
         else:
             start(parse(experiment, str(path)), path, _Silent())
+        made = {"versions": versions(), "machine": machine(), "date": datetime.date.today().isoformat()}
+        write(path / MADE, json.dumps(made).encode())
+        _drop_states(path)
     except PfedhrError as error:
         return str(error)
+    except Exception as error:  # of whatever kind it is: other runs shall not fail with this one
+        write(path / "failure.txt", traceback.format_exc().encode())
+        return f"{type(error).__name__}: {error} (all of it in {path / 'failure.txt'})"
+    return ""
+
+
+def _drop_states(path: Path) -> None:
     for states in ("checkpoint", "models"):
         shutil.rmtree(path / states, ignore_errors=True)
-    return ""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import pytest
 
 from pfedhr.report.comparison import (
-    comparison_csv,
+    comparison_records,
     comparison_sheet,
     differences,
     method_rows,
@@ -36,7 +33,11 @@ def results() -> Results:
                 **{"setting": "x", "method": method, "seed": seed, "rounds": 2, "active": 5, "public_use": "none"},
                 **{"mean": sum(values) / 2, "best": max(values), "worst": min(values), "worst_tenth": min(values)},
                 **{"deviation": 0.1, "bytes_up": 20_000_000, "bytes_down": 0, "client_seconds": 3.0, "server_seconds": 1.0},
-                **{"tune_seconds": 0.5, "candidates": 4.0 if teaches else None, "teacher_ratio": 0.25 if teaches else None},
+                **{
+                    "tune_seconds": 0.5 * (method != "local"),
+                    "candidates": 4.0 if teaches else None,
+                    "teacher_ratio": 0.25 if teaches else None,
+                },
             }
             cells.append(CellRow(**costs))  # type: ignore[arg-type]
             for number, accuracy in enumerate(values):
@@ -79,11 +80,27 @@ def test_the_sheet_says_it_in_points() -> None:
     assert dict(zip(sheet.headings, sheet.rows[0], strict=True))["to local"] == ""
 
 
-def test_the_csv_has_the_numbers_in_full() -> None:
-    rows = list(csv.DictReader(io.StringIO(comparison_csv(method_rows(results())))))
+def test_records_have_the_numbers_in_full() -> None:
+    rows = comparison_records(method_rows(results()))
     assert [row["method"] for row in rows] == ["local", "pfedhr", "fedmd"]
-    assert float(rows[2]["to_alone_low"]) == pytest.approx(0.1)
-    assert (rows[0]["to_alone_mean"], rows[1]["to_reference_mean"]) == ("", "")
+    assert rows[2]["to_alone_low"] == pytest.approx(0.1)
+    assert (rows[0]["to_alone_mean"], rows[1]["to_reference_mean"]) == (None, None)
+    assert len({tuple(row) for row in rows}) == 1
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have() -> None:
+    whole = results()
+    cells = tuple(row for row in whole.cells if (row.method, row.seed) != ("local", 0))
+    clients = tuple(row for row in whole.clients if (row.method, row.seed) != ("local", 0))
+    rows = {row.method: row for row in method_rows(Results(cells, clients))}
+    assert (rows["local"].seeds, rows["local"].spread) == (1, None)
+    assert (rows["fedmd"].seeds, rows["fedmd"].better, rows["fedmd"].pairs) == (2, 2, 2)
+    none = tuple(row for row in clients if row.method != "local")
+    rows = {row.method: row for row in method_rows(Results(cells, none))}
+    assert (rows["fedmd"].to_alone, rows["fedmd"].pairs) == (None, None)
+    sheet = comparison_sheet(list(rows.values()), "x").filled()
+    assert "to local" not in sheet.headings
+    assert "to pfedhr" in sheet.headings
 
 
 def test_structures_and_stages_have_their_means() -> None:
@@ -92,16 +109,17 @@ def test_structures_and_stages_have_their_means() -> None:
         ["pfedhr", "65.00", "60.00"],
         ["fedmd", "65.00", "75.00"],
     ]
-    stages = server_sheet(results(), "x")
-    assert stages is not None
-    assert stages.rows == [["pfedhr", "0.000", "0.000", "0.000", "0.000", "0.250", "0.000", "4.0", "+0.25"]]
-    without = Results(tuple(row for row in results().cells if row.method != "pfedhr"), ())
-    assert server_sheet(without, "x") is None
+    rows = server_sheet(results(), "x").rows
+    assert rows[0] == ["pfedhr", "0.000", "0.000", "0.000", "0.000", "0.250", "0.000", "4.0", "+0.25"]
+    assert rows[1] == ["fedmd", "0.000", "0.000", "0.000", "0.000", "0.250", "0.000", "", ""]
+    assert server_sheet(Results((), ()), "x").rows == []
 
 
 def test_a_sheet_is_markdown_and_latex() -> None:
-    sheet = Sheet("T", ("method", "mean"), [["per_fedavg", "50 ± 1 %"]])
-    assert sheet.markdown() == "**T**\n\n| method | mean |\n| --- | ---: |\n| per_fedavg | 50 ± 1 % |\n"
+    sheet = Sheet("T_1", ("method", "mean"), [["per_fedavg", "50 ± 1 %"]])
+    assert sheet.markdown() == "**T_1**\n\n| method | mean |\n| --- | ---: |\n| per_fedavg | 50 ± 1 % |\n"
     assert r"per\_fedavg & 50 $\pm$ 1 \% \\" in sheet.latex()
     assert sheet.latex().count(r"\begin{tabular}{lr}") == 1
+    assert r"\caption{T\_1}" in sheet.latex()
+    assert r"\textbackslash{}\$\{" in Sheet("", ["a"], [["\\${"]]).latex()
     assert sheet.only("mean").rows == [["50 ± 1 %"]]

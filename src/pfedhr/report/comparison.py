@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from pfedhr.report.sheet import Sheet
 from pfedhr.results import STAGES, CellRow, Results
-from pfedhr.statistics import Interval, paired_interval
+from pfedhr.statistics import Interval, mean_or_none, paired_interval
 
 ALONE = "local"
 REFERENCE = "pfedhr"
@@ -21,22 +19,23 @@ MEGABYTE = 1e6
 class MethodRow:
     """One method in one setting: means over seeds.
 
-    `spread`: standard deviation over seeds of the mean over clients; `deviation`: that over clients, mean over seeds. `better`
-    and `worse` count pairs of client and seed, of `pairs`, against learning alone. Megabytes are those of a client in a round,
-    seconds those of all clients, or of the server, in a round. `teacher`: accuracy of the teachers, or of the shared network,
-    that clients were given last, on their test examples.
+    `spread`: standard deviation over seeds of the mean over clients, None for one seed; `deviation`: that over clients, mean
+    over seeds. `better` and `worse` count pairs of client and seed, of `pairs`, against learning alone. Megabytes are those of
+    a client in a round, seconds those of all clients, or of the server, in a round. `teacher`: accuracy of the teachers, or of
+    the shared network, that clients were given last, on their test examples.
     """
 
     method: str
+    seeds: int
     mean: float
-    spread: float
+    spread: float | None
     best: float
     worst: float
     worst_tenth: float
     deviation: float
     better: int | None
     worse: int | None
-    pairs: int
+    pairs: int | None
     to_alone: Interval | None
     to_reference: Interval | None
     megabytes_up: float
@@ -62,34 +61,33 @@ Accuracies = Mapping[int, Mapping[str, float]]
 def _method_row(method: str, results: Results, alone: Accuracies, reference: Accuracies) -> MethodRow:
     cells = [row for row in results.cells if row.method == method]
     own = results.accuracies(method)
-    gains = differences(own, alone) if alone and method != ALONE else []
-    ratios = [row.teacher_ratio for row in cells if row.teacher_ratio is not None]
-    held = [row.teacher_accuracy for row in results.clients if row.method == method]
-    teachers = [accuracy for accuracy in held if accuracy is not None]
+    gains = differences(own, alone) if method != ALONE else []
+    beside = differences(own, reference) if method != REFERENCE else []
 
     def mean(value: Callable[[CellRow], float]) -> float:
         return statistics.fmean(map(value, cells))
 
     return MethodRow(
         method=method,
+        seeds=len(cells),
         mean=mean(lambda row: row.mean),
-        spread=statistics.stdev(row.mean for row in cells) if len(cells) > 1 else 0.0,
+        spread=statistics.stdev(row.mean for row in cells) if len(cells) > 1 else None,
         best=mean(lambda row: row.best),
         worst=mean(lambda row: row.worst),
         worst_tenth=mean(lambda row: row.worst_tenth),
         deviation=mean(lambda row: row.deviation),
         better=sum(gain > 0 for row in gains for gain in row) if gains else None,
         worse=sum(gain < 0 for row in gains for gain in row) if gains else None,
-        pairs=sum(map(len, own.values())),
+        pairs=sum(map(len, gains)) if gains else None,
         to_alone=paired_interval(gains) if gains else None,
-        to_reference=paired_interval(differences(own, reference)) if reference and method != REFERENCE else None,
+        to_reference=paired_interval(beside) if beside else None,
         megabytes_up=mean(lambda row: row.bytes_up / MEGABYTE / row.rounds / row.active),
         megabytes_down=mean(lambda row: row.bytes_down / MEGABYTE / row.rounds / row.active),
         client_seconds=mean(lambda row: row.client_seconds / row.rounds),
         server_seconds=mean(lambda row: row.server_seconds / row.rounds),
         public_use=cells[0].public_use,
-        teacher=statistics.fmean(teachers) if teachers else None,
-        teacher_ratio=statistics.fmean(ratios) if ratios else None,
+        teacher=mean_or_none(row.teacher_accuracy for row in results.clients if row.method == method),
+        teacher_ratio=mean_or_none(row.teacher_ratio for row in cells),
     )
 
 
@@ -98,8 +96,8 @@ def differences(own: Accuracies, other: Accuracies) -> list[list[float]]:
     return [[own[seed][client] - other[seed][client] for client in sorted(own[seed])] for seed in sorted(own) if seed in other]
 
 
-def comparison_csv(rows: Sequence[MethodRow]) -> str:
-    """Return the rows as CSV, numbers in full; an interval has three columns."""
+def comparison_records(rows: Sequence[MethodRow]) -> list[dict[str, object]]:
+    """Return the rows for a CSV file, numbers in full; an interval has three columns."""
     records: list[dict[str, object]] = []
     for row in rows:
         record: dict[str, object] = {}
@@ -110,15 +108,11 @@ def comparison_csv(rows: Sequence[MethodRow]) -> str:
             else:
                 record[item.name] = value
         records.append(record)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return records
 
 
 HEADINGS = (
-    *("method", "mean", "best round", "worst client", "worst tenth", "std", "teacher", "better / worse off"),
+    *("method", "seeds", "mean", "best round", "worst client", "worst tenth", "std", "teacher", "better / worse off"),
     *("to local", "to pfedhr", "MB up", "MB down", "client s", "server s", "extra data"),
 )
 
@@ -130,14 +124,20 @@ def comparison_sheet(rows: Sequence[MethodRow], title: str) -> Sheet:
 
 def _cells(row: MethodRow) -> Iterator[str]:
     yield row.method
-    yield f"{100 * row.mean:.2f} ± {100 * row.spread:.2f}"
+    yield str(row.seeds)
+    yield mean_and_spread(row.mean, row.spread)
     yield from (f"{100 * value:.2f}" for value in (row.best, row.worst, row.worst_tenth, row.deviation))
     yield "" if row.teacher is None else f"{100 * row.teacher:.2f}"
-    yield "" if row.better is None else f"{row.better} / {row.worse} of {row.pairs}"
+    yield "" if row.pairs is None else f"{row.better} / {row.worse} of {row.pairs}"
     yield from map(points, (row.to_alone, row.to_reference))
     yield from (f"{value:.3g}" for value in (row.megabytes_up, row.megabytes_down))
     yield from (f"{value:.2f}" for value in (row.client_seconds, row.server_seconds))
     yield row.public_use
+
+
+def mean_and_spread(mean: float, spread: float | None) -> str:
+    """Return an accuracy in percent, with its standard deviation over seeds unless there is only one."""
+    return f"{100 * mean:.2f}" if spread is None else f"{100 * mean:.2f} ± {100 * spread:.2f}"
 
 
 def points(interval: Interval | None) -> str:
@@ -149,30 +149,26 @@ def points(interval: Interval | None) -> str:
 
 
 def structure_sheet(results: Results, setting: str) -> Sheet:
-    """Return the mean accuracy of every method over the clients of each structure."""
+    """Return the mean accuracy of every method over the clients of each structure, in percent."""
     models = sorted({row.model for row in results.clients})
 
     def mean(method: str, model: str) -> str:
-        held = [row.accuracy for row in results.clients if (row.method, row.model) == (method, model)]
-        return f"{100 * statistics.fmean(held):.2f}"
+        value = mean_or_none(row.accuracy for row in results.clients if (row.method, row.model) == (method, model))
+        return "" if value is None else f"{100 * value:.2f}"
 
     rows = [[method, *(mean(method, model) for model in models)] for method in results.methods]
     return Sheet(f"{setting}: mean accuracy by structure", ("method", *models), rows)
 
 
-def server_sheet(results: Results, setting: str) -> Sheet | None:
-    """Return where the server's seconds of a round go, and how large teachers are, for methods that reassemble; or None."""
+def server_sheet(results: Results, setting: str) -> Sheet:
+    """Return where the server's seconds of a round go, for methods whose server has stages, and how large teachers are."""
     rows: list[list[str]] = []
     for method in results.methods:
         cells = [row for row in results.cells if row.method == method]
-        if all(row.candidates is None for row in cells):
-            continue
         seconds = [statistics.fmean(getattr(row, f"{stage}_seconds") / row.rounds for row in cells) for stage in STAGES]
-        counts = [row.candidates for row in cells if row.candidates is not None]
-        ratios = [row.teacher_ratio for row in cells if row.teacher_ratio is not None]
-        ratio = f"{statistics.fmean(ratios):+.2f}" if ratios else ""
-        rows.append([method, *(f"{value:.3f}" for value in seconds), f"{statistics.fmean(counts):.1f}", ratio])
-    if not rows:
-        return None
+        if any(seconds):
+            count, ratio = (mean_or_none(getattr(row, name) for row in cells) for name in ("candidates", "teacher_ratio"))
+            more = ("" if count is None else f"{count:.1f}", "" if ratio is None else f"{ratio:+.2f}")
+            rows.append([method, *(f"{value:.3f}" for value in seconds), *more])
     title = f"{setting}: the server's seconds a round by stage"
     return Sheet(title, ("method", *STAGES, "candidates", "teacher size - 1"), rows)

@@ -81,11 +81,12 @@ class CellsDisplay:
     def end_cell(self, cell: Cell, error: str) -> None:
         """Move the bar on by one run."""
         self._done += 1
-        note = f"{cell.folder}{' failed' if error else ''}"
         if self._task is not None:
-            self._progress.update(self._task, advance=1, description=note)
+            self._progress.update(self._task, advance=1, description=cell.folder)
         if not self._console.is_terminal:
-            self._console.print(f"{self._done}/{self._total} {note}", soft_wrap=True)
+            self._console.print(f"{self._done}/{self._total} {cell.folder}", soft_wrap=True)
+        if error:
+            self._console.print(f"{cell.folder}: {error}", soft_wrap=True, markup=False)
 
 
 def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:

@@ -9,7 +9,10 @@ from rich.table import Table
 
 from pfedhr.report.console import LAYOUT
 
-_LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$"}
+_LATEX = {
+    **{letter: f"\\{letter}" for letter in "%_&#${}"},
+    **{"±": r"$\pm$", "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
+}
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,15 @@ class Sheet:
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    def only(self, *headings: str) -> Sheet:
+        """Return the table with these columns alone."""
+        places = [list(self.headings).index(heading) for heading in headings]
+        return Sheet(self.title, headings, [[row[place] for place in places] for row in self.rows])
+
+    def filled(self) -> Sheet:
+        """Return the table without columns in which no row has anything."""
+        return self.only(*(heading for place, heading in enumerate(self.headings) if any(row[place] for row in self.rows)))
 
     def console(self) -> Table:
         """Return the table for a terminal: the first column to the left, all others to the right."""
@@ -31,21 +43,19 @@ class Sheet:
 
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown under its title."""
-        lines = [list(self.headings), ["---", *(["---:"] * (len(self.headings) - 1))], *self.rows]
-        return f"**{self.title}**\n\n" + "".join(
-            f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines
-        )
+        lines = [self.headings, ["---", *(["---:"] * (len(self.headings) - 1))], *self.rows]
+        return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def latex(self) -> str:
-        """Return the table as a LaTeX tabular (booktabs)."""
+        """Return the table in LaTeX, its title as the caption (booktabs)."""
+
+        def text(cell: str) -> str:
+            return "".join(_LATEX.get(letter, letter) for letter in cell)
 
         def line(cells: Sequence[str]) -> str:
-            return " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+            return " & ".join(map(text, cells)) + r" \\"
 
-        head = [f"% {self.title}", rf"\begin{{tabular}}{{l{'r' * (len(self.headings) - 1)}}}", r"\toprule", line(self.headings)]
-        return "\n".join([*head, r"\midrule", *map(line, self.rows), r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-    def only(self, *headings: str) -> Sheet:
-        """Return the table with these columns alone."""
-        places = [list(self.headings).index(heading) for heading in headings]
-        return Sheet(self.title, headings, [[row[place] for place in places] for row in self.rows])
+        columns = "l" + "r" * (len(self.headings) - 1)
+        head = [r"\begin{table}", rf"\caption{{{text(self.title)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+        body = [line(self.headings), r"\midrule", *map(line, self.rows)]
+        return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"

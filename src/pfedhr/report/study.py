@@ -1,63 +1,75 @@
 """What a study leaves in its folder: the rows as CSV, the tables made of them, and how they came about.
 
 cells.csv, clients.csv     a row a run; a row a client of a run: all else is made of them
-about.json                 the command, versions, machine and seconds
+about.json                 the command, and what else is known of the study
+experiments/KIND.toml      what each kind of run is, in full but for the seed
 table-SETTING.csv          a row a method, numbers in full
 tables.md, tables.tex      the same for readers, with means by structure and the server's seconds by stage
 """
 
 from __future__ import annotations
 
-import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pfedhr.disk import write
-from pfedhr.machine import machine, versions
-from pfedhr.report.comparison import comparison_csv, comparison_sheet, method_rows, server_sheet, structure_sheet
+from pfedhr.disk import csv_bytes, write
+from pfedhr.experiment_file import dump
+from pfedhr.report.comparison import comparison_records, comparison_sheet, method_rows, server_sheet, structure_sheet
 from pfedhr.report.sheet import Sheet
 from pfedhr.results import Results, ResultsError
+from pfedhr.study import Cell
 
 NOTES = """\
 Accuracy in percent on each client's own test examples, over all clients after the last round; *mean* ± standard deviation over
 seeds. *best round* is the highest mean of any round. *worst tenth* and *std* are over clients. *teacher*: the accuracy, on the
 client's test examples, of what it was given last to learn from, a teacher or a shared network. *to local* and *to pfedhr*:
-difference in points, paired by seed and client, with the 95 % interval of a bootstrap over seeds and clients within them.
-*better / worse off* counts pairs of client and seed against learning alone. Megabytes are those of packed parcels, a client a
-round; seconds are those of a round, all its clients or the server."""
+difference in points, paired by seed and client, with the 95 % interval of a bootstrap over seeds and clients within them; with
+few seeds ({seeds} here) it is too narrow where seeds differ as much as clients do. *better / worse off* counts pairs of client
+and seed against learning alone. Megabytes are those of packed parcels, a client a round; seconds are those of a round, all its
+clients or the server."""
 
 
 def write_report(folder: Path, title: str, results: Results, about: Mapping[str, Any], beside: Sequence[Sheet] = ()) -> None:
     """Write all but the rows themselves; `about` says how they came about, `beside` are further tables, which come first."""
-    sheets = [*beside, *(sheet for setting in results.settings for sheet in _sheets(results.of(setting), setting))]
     write(folder / "about.json", (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode())
-    lines = [f"# {title}", "", *(f"- {name}: {value}" for name, value in about.items()), "", NOTES, ""]
-    write(folder / "tables.md", "\n".join([*lines, *(sheet.markdown() for sheet in sheets)]).encode())
-    write(folder / "tables.tex", "\n".join(sheet.latex() for sheet in sheets).encode())
+    sheets = list(beside)
     for setting in results.settings:
+        held = results.of(setting)
+        rows = method_rows(held)
         name = "-".join(filter(None, ["table", *setting.split("/")]))
-        write(folder / f"{name}.csv", comparison_csv(method_rows(results.of(setting))).encode())
+        write(folder / f"{name}.csv", csv_bytes(comparison_records(rows)))
+        sheets += [comparison_sheet(rows, setting).filled(), structure_sheet(held, setting)]
+        stages = server_sheet(held, setting)
+        sheets += [stages.filled()] if stages.rows else []
+    told = [f"- {name}: {value}" for name, value in {**about, **_made(results)}.items()]
+    seeds = len({row.seed for row in results.cells})
+    notes = NOTES.format(seeds=seeds)
+    text = "\n".join([f"# {title}", "", *told, "", notes, "", *(sheet.markdown() for sheet in sheets)])
+    write(folder / "tables.md", text.encode())
+    write(folder / "tables.tex", "\n".join(sheet.latex() for sheet in sheets).encode())
 
 
-def _sheets(results: Results, setting: str) -> list[Sheet]:
-    sheets = [comparison_sheet(method_rows(results), setting), structure_sheet(results, setting)]
-    stages = server_sheet(results, setting)
-    return [*sheets, stages] if stages else sheets
-
-
-def about_study(command: str, results: Results) -> dict[str, Any]:
-    """Return what has to be known of how `results` came about."""
-    seconds = sum(row.client_seconds + row.server_seconds for row in results.cells)
+def _made(results: Results) -> dict[str, str]:
+    """Return how the runs were made: how many, how long, by which versions, on which machines, when."""
+    runs = {row.folder: row for row in results.cells}.values()  # a run may serve several settings
+    seconds = sum(row.client_seconds + row.server_seconds for row in runs)
+    days = sorted({row.date for row in runs})
     return {
-        "command": command,
-        "runs": len(results.cells),
-        "seconds": f"{seconds:.0f} of one core in all, evaluations and data apart",
-        "versions": versions(),
-        "machine": machine(),
-        "date": datetime.date.today().isoformat(),
+        "runs": f"{len(runs)}, {seconds / 60:.0f} minutes of one core together, evaluations and data apart",
+        "versions": "; ".join(sorted({row.versions for row in runs})),
+        "machine": "; ".join(sorted({row.machine for row in runs})),
+        "date": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
     }
+
+
+def write_experiments(folder: Path, cells: Iterable[Cell]) -> None:
+    """Write what each kind of run is, as an experiment of seed 0 that `pfedhr run` takes."""
+    for kind, cell in {cell.kind: cell for cell in cells}.items():
+        data = replace(cell.experiment.data, dir="")  # where it lies is the reader's to say
+        write(folder / "experiments" / f"{kind}.toml", dump(replace(cell.experiment, seed=0, data=data)).encode())
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -66,4 +78,6 @@ def read_about(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
-        raise ResultsError(f"{path} is missing or damaged: give the folder of `pfedhr compare` or `reproduce`") from error
+        raise ResultsError(
+            f"{path} is missing or damaged: give a folder that holds a study's cells.csv and about.json"
+        ) from error

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import statistics
-
+from pfedhr.report.comparison import mean_and_spread, method_rows
 from pfedhr.report.sheet import Sheet
-from pfedhr.reproduction.published import Place, published
-from pfedhr.reproduction.targets import PARTITIONS, Target
+from pfedhr.reproduction.published import published_beside
+from pfedhr.reproduction.targets import PARTITIONS, Conditions, Target
 from pfedhr.results import Results
 
 HEADS = {"iid": "IID", "classes": "two classes"}
 
 
-def beside_sheet(target: Target, results: Results, data: str) -> Sheet:
+def beside_sheet(target: Target, scale: str, results: Results, data: str) -> Sheet:
     """Return a row a method, public data and value of the axis: ours, ± over seeds, and what is published, by partition."""
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    found: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {}
     for setting in results.settings:
-        partition, public, value = setting.split("/")
-        held = results.of(setting)
-        for method in held.methods:
-            means = [100 * row.mean for row in held.cells if row.method == method]
-            spread = statistics.stdev(means) if len(means) > 1 else 0.0
-            found.setdefault((public, value, method), {})[partition] = f"{statistics.fmean(means):.2f} ± {spread:.2f}"
+        at = Conditions.parse(setting)
+        for row in method_rows(results.of(setting)):
+            there = published_beside(target.name, setting, row.method, data)
+            cells = (mean_and_spread(row.mean, row.spread), "" if there is None else str(there))
+            found.setdefault((at.public, at.value, row.method), {})[at.partition] = cells
     rows = [
-        [public, *([value] if target.axis else []), method, *_cells(target, data, public, value, method, ours)]
-        for (public, value, method), ours in found.items()
+        [*place, *(cell for partition in PARTITIONS for cell in ours.get(partition, ("", "")))] for place, ours in found.items()
     ]
-    headings = ["public", *([target.axis] if target.axis else []), "method"]
+    headings = ["public", target.axis or "value", "method"]
     headings += [f"{HEADS[partition]}, {whose}" for partition in PARTITIONS for whose in ("ours", "published")]
-    title = f"{target.title}, {data}: mean accuracy; the published numbers are of other splits and more data"
-    return Sheet(title, headings, rows)
-
-
-def _cells(target: Target, data: str, public: str, value: str, method: str, ours: dict[str, str]) -> list[str]:
-    cells: list[str] = []
-    for partition in PARTITIONS:
-        percent = published().get(Place(target.name, public, method, data, partition, value))
-        cells += [ours.get(partition, ""), "" if percent is None else f"{percent:.2f}"]
-    return cells
+    others = "other splits" if scale == "paper" else "other splits and the whole protocol"
+    title = f"{target.title}, {data}: mean accuracy in percent; the published numbers are of {others}"
+    return Sheet(title, headings, rows).filled()

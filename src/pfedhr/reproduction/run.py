@@ -14,15 +14,14 @@ from pfedhr.disk import write
 from pfedhr.launch import prepare
 from pfedhr.models import build
 from pfedhr.reassembly import decompose
-from pfedhr.report.figures import DrawnBlock, draw_settings, draw_teachers
-from pfedhr.report.study import about_study, read_about, write_report
+from pfedhr.report.study import read_about, write_experiments, write_report
 from pfedhr.reproduction.beside import beside_sheet
-from pfedhr.reproduction.published import Place, published
+from pfedhr.reproduction.figures import DrawnBlock, draw_settings, draw_teachers, need_matplotlib
 from pfedhr.reproduction.scales import Scale
 from pfedhr.reproduction.targets import TARGETS, Target, settings_of
-from pfedhr.results import Results, collect, read_results, write_results
+from pfedhr.results import collect, read_results, write_results
 from pfedhr.run import read_rounds
-from pfedhr.study import Cell, Watcher, cells_of, run_cells
+from pfedhr.study import Cell, Watcher, cells_of, is_finished, run_cells
 
 TEACHERS = "teachers.json"
 """Holds the teachers of figure 7 in its folder."""
@@ -37,27 +36,35 @@ def reproduce(
     folder: Path,
     workers: int,
     watch: Watcher,
-) -> list[Path]:
-    """Run a target on every one of `sets`, whose files are in `directory`; return the folders written, one a data set.
+) -> tuple[list[Path], dict[str, str]]:
+    """Run a target on every one of `sets`, whose files are in `directory`.
 
-    Runs are kept in `folder`/cells and shared by all targets. Raises what `run_cells` raises, before any training where it can
-    be known.
+    Returns the folders written, one a data set, and why runs failed, by their folders: tables are made of the others. Runs are
+    kept in `folder`/cells and shared by all targets. Raises what `run_cells` raises, before any training.
     """
+    if target.axis or target.name == "figure7":
+        need_matplotlib()
     cells = {data: cells_of(settings_of(target, scale, data, directory), seeds) for data in sets}
     store = folder / "cells"
-    run_cells([cell for each in cells.values() for cell in each], store, workers, watch)
+    failed = run_cells([cell for each in cells.values() for cell in each], store, workers, watch)
+    command = f"pfedhr reproduce {target.name} --scale {scale.name} --seeds {','.join(map(str, seeds))} --workers {workers}"
     written: list[Path] = []
     for data, each in cells.items():
+        done = [cell for cell in each if is_finished(store / cell.folder)]
+        if not done:
+            continue
         place = folder / f"{target.name}-{scale.name}" / data
-        results = collect(each, store)
-        write_results(results, place)
+        write_results(collect(done, store), place)
+        write_experiments(place, done)
+        about = {"target": target.name, "scale": scale.name, "data": data, "cut": scale.cut}
+        about |= {"command": f"{command} --datasets {data} --data.dir DIR"}
+        about |= {"note": target.note} if target.note else {}
+        about |= {"missing": f"{len(each) - len(done)} of {len(each)} runs, which failed"} if len(done) < len(each) else {}
         if target.name == "figure7":
-            write(place / TEACHERS, json.dumps(_teachers(each[0], store), indent=1).encode())
-        command = f"pfedhr reproduce {target.name} --scale {scale.name} --datasets {data} --seeds {','.join(map(str, seeds))}"
-        about = about_study(f"{command} --data.dir DIR --workers {workers}", results)
-        redraw(place, {"target": target.name, "scale": scale.name, "data": data, "cut": scale.cut, **about})
+            write(place / TEACHERS, json.dumps(_teachers(done, store), indent=1).encode())
+        redraw(place, about)
         written.append(place)
-    return written
+    return written, failed
 
 
 def redraw(folder: Path, about: Mapping[str, Any] | None = None) -> None:
@@ -69,40 +76,36 @@ def redraw(folder: Path, about: Mapping[str, Any] | None = None) -> None:
         write_report(folder, told.get("title", folder.name), results, told)
         return
     title = f"{target.name}: {target.title}, {told['data']}"
-    write_report(folder, title, results, told, [beside_sheet(target, results, told["data"])])
+    sheets = [beside_sheet(target, told["scale"], results, told["data"])]
+    write_report(folder, title, results, told, sheets)
     if target.axis:
-        draw_settings(results, target.axis, title, _published(target, results, told["data"]), folder / "figure.svg")
+        draw_settings(target, results, told["data"], folder / "figure.svg")
     if (folder / TEACHERS).exists():
         drawn = json.loads((folder / TEACHERS).read_text())
-        rounds = {int(round): [DrawnBlock(**block) for block in blocks] for round, blocks in drawn["rounds"].items()}
-        draw_teachers(rounds, drawn["client"], title, folder / "figure.svg")
+        rounds = {int(number): [DrawnBlock(**block) for block in blocks] for number, blocks in drawn["rounds"].items()}
+        if rounds:
+            draw_teachers(rounds, drawn["client"], title, folder / "figure.svg")
 
 
-def _published(target: Target, results: Results, data: str) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], float] = {}
-    for setting in results.settings:
-        partition, public, value = setting.split("/")
-        for method in results.methods:
-            place = Place(target.name, public, method, data, partition, value)
-            if place in published():
-                found[setting, method] = published()[place]
-    return found
-
-
-def _teachers(cell: Cell, store: Path) -> dict[str, Any]:
-    """Return the first and the last teacher of the client that had most, with what is drawn of their blocks."""
+def _teachers(cells: Sequence[Cell], store: Path) -> dict[str, Any]:
+    """Return the first and the last teacher of the client that had most, with what is drawn of their blocks; or none."""
+    cell = next((cell for cell in cells if cell.method == "pfedhr"), None)
     had: dict[str, dict[int, str]] = {}
-    for record in read_rounds(store / cell.folder):
+    for record in read_rounds(store / cell.folder) if cell else []:
         for client, recipe in record.get("teachers", {}).items():
             had.setdefault(client, {})[record["round"]] = recipe
+    if cell is None or not had:
+        return {"client": "", "rounds": {}}
     client = max(sorted(had), key=lambda client: len(had[client]))
     networks = prepare(cell.experiment).networks
+    kinds = {
+        spec: [block.op for block in decompose(build(spec, 0), torch.zeros(2, *spec.shape))] for spec in set(networks.values())
+    }
 
     def drawn(block: str) -> dict[str, Any]:
         owner, _, index = block.rpartition(".")
         spec = networks[owner]
-        kinds = [one.op for one in decompose(build(spec, 0), torch.zeros(2, *spec.shape))]
-        return asdict(DrawnBlock(owner, spec.factory, int(index), kinds[int(index) - 1]))
+        return asdict(DrawnBlock(owner, spec.factory, int(index), kinds[spec][int(index) - 1]))
 
     ends = (min(had[client]), max(had[client]))
-    return {"client": client, "rounds": {round: [drawn(block) for block in had[client][round].split()] for round in ends}}
+    return {"client": client, "rounds": {number: [drawn(block) for block in had[client][number].split()] for number in ends}}

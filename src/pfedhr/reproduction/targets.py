@@ -1,13 +1,10 @@
-"""What each table and figure of the pFedHR paper varies.
-
-Its settings are named partition/public/value: "iid/labelled/", or "classes/unlabelled/5" for five groups.
-"""
+"""What each table and figure of the pFedHR paper varies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms import ALGORITHMS
@@ -27,15 +24,32 @@ COMPARED = {True: ("local-public", "fedmd", "fedgh"), False: ("fedkemf", "fccl")
 HOMOGENEOUS = ("fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes")
 
 
+class Conditions(NamedTuple):
+    """What a setting is: how data is shared out, whether public data is labelled, and the axis's value, if there is one."""
+
+    partition: str
+    public: str
+    value: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    @classmethod
+    def parse(cls, setting: str) -> Conditions:
+        """Return the conditions that a setting's name tells."""
+        return cls(*setting.split("/"))
+
+
 @dataclass(frozen=True)
 class Target:
-    """A table or figure: its title, what its axis is, the paper's data sets, and its settings at a scale on a data set."""
+    """A table or figure: its title, its axis, the paper's data sets, its settings at a scale, and what else is to be said."""
 
     name: str
     title: str
     axis: str
     sets: tuple[str, ...]
     settings: Callable[[Scale, Experiment], Iterator[Setting]]
+    note: str = ""
 
 
 def settings_of(target: Target, scale: Scale, data: str, directory: str) -> list[Setting]:
@@ -98,19 +112,15 @@ def _varying(field: str, values: Sequence[Any], labels: Sequence[bool]) -> Calla
 
 def _figure7(scale: Scale, base: Experiment) -> Iterator[Setting]:
     # The paper's teacher has five blocks of four groups, so groups must be allowed to give several.
-    method = replace(_pfedhr(base), repeat_groups=True)
-    yield Setting("classes/labelled/", _partitioned(base, "classes", True), {"pfedhr": method})
+    yield _setting(base, "classes", True, "", (replace(_pfedhr(base), repeat_groups=True),))
 
 
 def _setting(base: Experiment, partition: Partition, labelled: bool, value: str, methods: Sequence[str | Algorithm]) -> Setting:
     """Return a setting with these methods, a name standing for the method's defaults, beside learning alone."""
     made = [ALGORITHMS[method]() if isinstance(method, str) else method for method in ("local", *methods)]
-    name = f"{partition}/{PUBLIC[labelled]}/{value}"
-    return Setting(name, _partitioned(base, partition, labelled), {method.name: method for method in made})
-
-
-def _partitioned(base: Experiment, partition: Partition, labelled: bool) -> Experiment:
-    return replace(base, data=replace(base.data, partition=partition), public=replace(base.public, labelled=labelled))
+    data, public = replace(base.data, partition=partition), replace(base.public, labelled=labelled)
+    name = str(Conditions(partition, PUBLIC[labelled], value))
+    return Setting(name, replace(base, data=data, public=public), {method.name: method for method in made})
 
 
 def _pfedhr(base: Experiment) -> PFedHR:
@@ -118,15 +128,16 @@ def _pfedhr(base: Experiment) -> PFedHR:
     return base.algorithm
 
 
+_AVERAGED = "uploads of one structure are averaged before grouping, as in the paper"
 _TARGETS = (
     Target("table2", "Heterogeneous networks, 12 clients", "", PAPER_SETS, _table2),
-    Target("table3", "Heterogeneous networks, 100 clients", "", ("svhn",), _table3),
+    Target("table3", "Heterogeneous networks, 100 clients", "", ("svhn",), _table3, _AVERAGED),
     Target("table4", "One network for all clients", "network", PAPER_SETS, _table4),
     Target("figure1", "Public data of another data set", "public data", ("svhn",), _figure1),
-    Target("figure3", "How much public data", "share of public data", ("svhn",), _figure3),
+    Target("figure3", "How much public data", "share", ("svhn",), _figure3, "the share of public data is what varies"),
     Target("figure4", "How many groups", "groups (K)", ("svhn",), _varying("groups", (3, 4, 5), (True, False))),
     Target("figure5", "How deep stitches are", "layers a stitch", ("svhn",), _varying("stitch_layers", (1, 2, 3), (True,))),
     Target("figure6", "How long teachers are tuned", "epochs", ("svhn",), _varying("tuning_epochs", (3, 4, 5), (True,))),
-    Target("figure7", "The teacher of one client at two rounds", "", ("svhn",), _figure7),
+    Target("figure7", "The teacher of one client at two rounds", "", ("svhn",), _figure7, "a group may give several blocks"),
 )
 TARGETS = {target.name: target for target in _TARGETS}

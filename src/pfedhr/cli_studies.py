@@ -21,8 +21,8 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, load_experiment, override
 from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
 from pfedhr.report.console import CellsDisplay
-from pfedhr.report.study import write_experiments
-from pfedhr.reproduction import SCALES, TARGETS, redraw, reproduce
+from pfedhr.report.study import read_about, write_experiments
+from pfedhr.reproduction import SCALES, TARGETS, beside_sheet, redraw, reproduce
 from pfedhr.results import collect, read_results, write_results
 from pfedhr.study import Setting, StudyError, cells_of, is_finished, run_cells
 
@@ -155,6 +155,9 @@ def _show(place: Path) -> None:
     results, console = read_results(place), Console()
     if not console.is_terminal:
         console = Console(width=120)  # where nobody reads along, nothing is gained by breaking lines
+    about = read_about(place)
+    if "target" in about:
+        console.print(beside_sheet(TARGETS[about["target"]], about["scale"], results, about["data"]).console())
     for setting in results.settings:
         rows = method_rows(results.of(setting))
         for columns, what in ((GAINS, "accuracy in %, differences in points [95 %]"), (COSTS, "a client and round; a round")):

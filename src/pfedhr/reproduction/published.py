@@ -8,6 +8,8 @@ import io
 from importlib import resources
 from typing import NamedTuple
 
+from pfedhr.reproduction.targets import Conditions
+
 
 class Place(NamedTuple):
     """Where a number stands: `value` is the figure's axis, or the table's model, if it has one."""
@@ -40,5 +42,5 @@ def published() -> dict[Place, Published]:
 
 def published_beside(target: str, setting: str, method: str, data: str) -> Published | None:
     """Return what was published for a method in a setting of a target, if anything."""
-    partition, public, value = setting.split("/")
-    return published().get(Place(target, public, method, data, partition, value))
+    at = Conditions.parse(setting)
+    return published().get(Place(target, at.public, method, data, at.partition, at.value))

@@ -42,7 +42,8 @@ def draw_settings(target: Target, results: Results, data: str, path: Path) -> No
         for number, method in enumerate(methods):
             # Side by side within a value, so that intervals do not hide each other.
             places = [place + 0.12 * (number - (len(methods) - 1) / 2) for place in range(len(here))]
-            _draw_method(axes, places, [_percent(results.of(setting), method) for setting in here.values()], method, number)
+            values = [_percent(results.of(setting), method) for setting in here.values()]
+            _draw_method(axes, places, values, method, COLOURS[results.methods.index(method) % len(COLOURS)])
             there = [published_beside(target.name, setting, method, data) for setting in here.values()]
             circles = [(place, one.percent) for place, one in zip(places, there, strict=True) if one]
             if circles:
@@ -66,7 +67,7 @@ def _draw_method(
 ) -> None:
     means = [mean for mean, _, _ in values]
     spans = [[mean - low for mean, low, _ in values], [high - mean for mean, _, high in values]]
-    axes.errorbar(places, means, spans, fmt="o-", color=COLOURS[number % len(COLOURS)], markersize=4, capsize=2, label=name)
+    axes.errorbar(places, means, spans, fmt="o-", color=colour, markersize=4, capsize=2, label=name)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _percent(results: Results, method: str) -> tuple[float, float, float]:
 
 
 def _draw_method(
-    axes: Any, places: Sequence[float], values: Sequence[tuple[float, float, float]], name: str, number: int
+    axes: Any, places: Sequence[float], values: Sequence[tuple[float, float, float]], name: str, colour: str
 ) -> None:
     means = [mean for mean, _, _ in values]
     spans = [[mean - low for mean, low, _ in values], [high - mean for mean, _, high in values]]

@@ -7,12 +7,13 @@ weights. Down: the network of the client's own structure. What serves a client i
 
 Departures: a fixed number of epochs at one learning rate, because early stopping takes labelled data for validation; all
 clients in the round teach, good or bad; Adam on the clients too. The server learns a client's structure with its first upload,
-so until then a client begins with the initial network that all of its structure make by themselves.
+so a client that takes part late is sent the networks of all structures that once, and takes its own. Where nobody of its
+structure has replied it begins with the initial network that all of it make by themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ from pfedhr.algorithms.uploads import Upload, check_description, describe_networ
 from pfedhr.inference import predict
 from pfedhr.learning import Training, TrainingError, distil, fit, soft_targets
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import Blueprint, rebuild
+from pfedhr.reassembly import Blueprint, Description, rebuild
 from pfedhr.seeding import generator, seeded
 
 
@@ -43,9 +44,12 @@ class Fusions:
 
 @dataclass(frozen=True)
 class Fusion:
-    """What goes down: the network of the client's structure, by the blueprint's names, if that is known; and what is known."""
+    """What goes down: the network of the client's structure, or of each where that is not known; and which are known by now.
 
-    weights: Tensors | None
+    `weights`: by the hash of the structure, then by the blueprint's names.
+    """
+
+    weights: dict[str, Tensors]
     known: tuple[str, ...]
 
 
@@ -94,16 +98,16 @@ class FedDF(Algorithm):
         return Held(common_weights(view.network, view.seed), None)
 
     def message(self, server: Fusions, client: str) -> Fusion:
-        """Return the network of the client's structure."""
-        weights = server.fused[server.structures[client]] if client in server.structures else None
-        return Fusion(weights, tuple(sorted(server.known)))
+        """Return the network of the client's structure, or those of all for a client never heard of."""
+        structures = [server.structures[client]] if client in server.structures else sorted(server.fused)
+        return Fusion({one: server.fused[one] for one in structures}, tuple(sorted(server.known)))
 
     def client_step(self, state: Held, message: Fusion, view: ClientView) -> tuple[Held, Upload, Metrics]:
         """Train the network of the client's structure on the private examples."""
         inputs = view.train.ready(view.device).inputs
-        shared = None
-        if message.weights is not None:
-            shared = _own_names(view, inputs.dtype, state.weights, message.weights)
+        description, shared = describe_network(view.network, inputs.dtype), None
+        if description.blueprint.hash in message.weights:
+            shared = _own_names(view, description, state.weights, message.weights[description.blueprint.hash])
         weights, metrics = train_privately(view, shared or common_weights(view.network, view.seed))
         return Held(weights, shared), upload(view.network, weights, inputs, message.known), metrics
 
@@ -114,12 +118,14 @@ class FedDF(Algorithm):
         watch = Stopwatch()
         sent = {client: replies[client] for client in sorted(replies)}
         known = learn_structures(server.known, sent)
-        models = [rebuild(known[one.structure], one.weights) for one in sent.values()]
+        for one in sent.values():
+            rebuild(known[one.structure], one.weights)  # raises ParcelError for weights of another network
         fused = _average_structures(list(sent.values()))
         losses: dict[str, float] = {}
         # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.
-        if self.tuning_epochs and len(models) > 1:
+        if self.tuning_epochs and len(sent) > 1:
             with watch("tune_seconds"):
+                models = (rebuild(known[one.structure], one.weights) for one in sent.values())
                 targets = soft_targets(ensemble_logits(models, view), self.temperature).cpu()
                 training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
                 jobs = [Lecture(known[one], weights, targets, self.temperature, training) for one, weights in fused.items()]
@@ -175,10 +181,14 @@ def attend(lecture: Lecture, view: ServerView) -> Pupil:
     return Pupil({name: taught[name] for name in lecture.weights}, last)
 
 
-def ensemble_logits(models: list[nn.Module], view: ServerView) -> Tensor:
-    """Return the mean logits (n, classes) of the networks on the public inputs."""
+def ensemble_logits(models: Iterable[nn.Module], view: ServerView) -> Tensor:
+    """Return the mean logits (n, classes) of the networks, at least one, on the public inputs."""
     inputs = view.public.ready(view.device).inputs
-    return torch.stack([predict(model.to(view.device), inputs) for model in models]).mean(0)
+    total, count = torch.zeros((), device=view.device), 0
+    for model in models:  # one at a time: a round's networks together may not fit on the device
+        total = total + predict(model.to(view.device), inputs)
+        count += 1
+    return total / count
 
 
 def _average_structures(uploads: list[Upload]) -> dict[str, Tensors]:
@@ -192,11 +202,11 @@ def _average_structures(uploads: list[Upload]) -> dict[str, Tensors]:
     }
 
 
-def _own_names(view: ClientView, dtype: torch.dtype, weights: Tensors, shared: Tensors) -> Tensors:
+def _own_names(view: ClientView, description: Description, weights: Tensors, shared: Tensors) -> Tensors:
     """Return `weights` of the client's network with everything that `shared` gives by the blueprint's names in its place."""
     model = restore(view.network, weights)
     held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     with torch.no_grad():  # in place, so that tied weights stay tied
-        for name, own in describe_network(view.network, dtype).names.items():
+        for name, own in description.names.items():
             held[own].copy_(shared[name])
     return weights_of(model)

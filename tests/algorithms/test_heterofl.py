@@ -19,14 +19,13 @@ from pfedhr.algorithms.homogeneous import Held, Shared
 from pfedhr.algorithms.private import common_weights
 from pfedhr.algorithms.slices import Slice, cut, divide, is_slice, joined, measure_statistics, rates_of, scaled, silence
 from pfedhr.federate import Schedule
-from pfedhr.heads import HeadError
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors, pack, unpack
 from pfedhr.seeding import generator
-from pfedhr.zoo.cnn import _Maps
+from pfedhr.zoo.cnn import _cnn4, _Maps
 
 QUARTER = HeteroFL("cnn4-quarter")
 ALL = (0, 1, 2, 3)
@@ -158,6 +157,10 @@ def test_widths_are_rounded_up() -> None:
     whole, part = (build(ModelSpec(name, (1, 8, 8), 4), 0) for name in (f"{__name__}:tiny_whole", f"{__name__}:tiny"))
     assert part.state_dict()["conv2.0.weight"].shape[0] == 4  # 0.0625 * 64
     assert is_slice(part, whole, torch.randn(3, 1, 8, 8))
+    third, whole = _cnn4((1, 8, 8), 4, 3), _cnn4((1, 8, 8), 4, 1)  # 3 divides none of the widths
+    sizes = [third.state_dict()[f"{name}.weight"].shape[0] for name in ("conv1.0", "conv2.0", "conv3.0", "fc1.0", "fc3")]
+    assert sizes == [11, 22, 43, 342, 4]  # 32, 64, 128 and 1024 by 3
+    assert is_slice(third.eval(), whole.eval(), torch.randn(3, 1, 8, 8))
 
 
 def tiny_whole(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -347,8 +350,24 @@ def test_an_adapter_an_unknown_whole_and_one_without_a_head_are_refused() -> Non
         check(QUARTER, make_cohort("cnn4-eighth", features=16))
     with pytest.raises(SettingError, match=r"algorithm.global_network of heterofl: unknown model 'cnn5': did you mean"):
         check(HeteroFL("cnn5"), make_cohort("cnn4"))
-    with pytest.raises(HeadError, match="no linear layer of 4 outputs"):
+    with pytest.raises(SettingError, match=r"global_network = .*headless' of heterofl.*no linear layer of 4 outputs"):
         check(named("headless"), make_cohort(f"{__name__}:headless"))
+
+
+class Turned(nn.Module):
+    """Two linear layers of as many outputs as there are classes, the last one the first by name."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.out, self.body = nn.Linear(classes, classes), nn.Linear(64, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(self.body(images.flatten(1)).relu())
+
+
+def test_a_whole_whose_last_linear_layer_is_not_its_output_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"Turned' of heterofl.*last linear layer, 'body', is not what it returns"):
+        check(named("Turned"), make_cohort(f"{__name__}:Turned"))
 
 
 def headless(shape: tuple[int, ...], classes: int) -> nn.Module:

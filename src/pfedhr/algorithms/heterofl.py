@@ -39,7 +39,7 @@ from pfedhr.algorithms.slices import (
     shapes_of,
     silence,
 )
-from pfedhr.heads import head_name
+from pfedhr.heads import Extractor, HeadError, head_name
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
@@ -75,7 +75,7 @@ class HeteroFL(Algorithm):
     reply_type = Slice
 
     def check(self, setup: Setup) -> None:
-        """Raise SettingError unless every network is a slice of the global one, or HeadError if that has no head."""
+        """Raise SettingError unless every network is a slice of the global one, and ends in a linear layer as that does."""
         for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
             if network.features:
                 raise SettingError(
@@ -86,8 +86,16 @@ class HeteroFL(Algorithm):
                 whole = build(self._whole(network), 0)
             except ModelError as error:
                 raise SettingError(f"algorithm.global_network of {self.name}: {error}") from error
-            head_name(whole, network.classes)
-            if not is_slice(build(network, 0), whole, setup.examples):
+            part = build(network, 0)
+            try:
+                for model in (whole, part):
+                    Extractor(model, network.classes).check(setup.examples)
+            except HeadError as error:
+                raise SettingError(
+                    f"algorithm.global_network = {self.global_network!r} of {self.name}, and its slice {network.factory!r} in "
+                    f"clients.models, need a last linear layer whose rows are classes: {error}"
+                ) from error
+            if not is_slice(part, whole, setup.examples):
                 raise SettingError(
                     f"{self.name} needs slices of algorithm.global_network = {self.global_network!r}, and {network.factory!r} "
                     f"is none: name networks in clients.models that differ from it in their hidden widths alone, such as "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from pfedhr.algorithms.shared_head import take_head
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training
+from pfedhr.models import build
 from pfedhr.parcel import Tensors, unpack
 
 ONE_STRUCTURE = ["fedavg", "fedprox", "per-fedavg", "pfedme"]
@@ -139,6 +141,27 @@ def test_pfedme_keeps_its_personal_model_apart() -> None:
     held = unpack(Held, states["client00"] or b"")
     assert held.shared is not None
     assert not equal(held.weights, held.shared)
+
+
+def test_pfedme_carries_weights_beyond_their_mean_and_running_statistics_no_further() -> None:
+    cohort = make_cohort("cnn4-eighth", clients=2)
+    view = InProcess(PFedMe(), Workers(cohort)).server_view(2)
+    learnt = {name for name, _ in build(cohort.networks["client00"], 0).named_parameters()}
+    old = {name: torch.full_like(value, 8) for name, value in common_weights(cohort.networks["client00"], 0).items()}
+    own = cohort.client_view("client00", 2)
+    _, reply, _ = PFedMe().client_step(PFedMe().init_client(own), Shared(None), own)
+    assert set(reply.buffers) == old.keys() - learnt
+    sent = {
+        client: replace(reply, weights={name: torch.full_like(value, at) for name, value in old.items()})
+        for client, at in (("client00", 1), ("client01", 3))
+    }
+    for mixing, weight, statistic in ((0.5, 5, 5), (1.0, 2, 2), (2.0, -4, 2)):
+        server, _ = PFedMe(mixing=mixing).server_step(Shared(old), sent, view)
+        assert server.weights is not None
+        assert list(server.weights) == list(old)
+        for name, value in server.weights.items():
+            expected = weight if name in learnt else statistic if value.is_floating_point() else 3
+            assert torch.equal(value, torch.full_like(value, expected)), (mixing, name)
 
 
 def test_lg_fedavg_shares_the_head_alone() -> None:

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
 from pfedhr.algorithms.averaging import mixed, weighted_mean
-from pfedhr.algorithms.needs import above_zero, at_least, one_structure
+from pfedhr.algorithms.needs import above_zero, at_least, one_structure, shares
 from pfedhr.algorithms.private import common_weights, restore, train, weights_of
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
@@ -79,6 +79,7 @@ class PFedBayes(Algorithm):
         one_structure(self, setup)
         at_least(self, divergence_weight=0, samples=1)
         above_zero(self, "mixing")
+        shares(self, "mixing")
         if not math.isfinite(self.initial_rho):
             raise SettingError(f"algorithm.initial_rho = {self.initial_rho} of {self.name}: choose a number, such as -4")
 

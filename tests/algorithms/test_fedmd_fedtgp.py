@@ -16,6 +16,7 @@ from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedtgp import FedTGP, Trainable, adaptive_margin, margin_loss
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
+from pfedhr.algorithms.needs import public_data
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.per_class import ClassTable
 from pfedhr.federate import Schedule
@@ -126,6 +127,20 @@ def test_an_undefined_margin_is_the_limit_and_prototypes_of_known_classes_go_dow
     assert server.down.table.known.all()
     assert server.down.table.rows.shape == (4, 8)
     assert 0 < results[-1].server["margin"] <= 100
+
+
+def test_without_epochs_on_them_local_public_needs_no_public_data_and_is_local_bit_for_bit() -> None:
+    cohort, method = make_cohort("cnn1", labelled=False), LocalPublic(public_epochs=0)
+    assert method.public_use(labelled=True) == method.public_use(labelled=False) == "none"
+    assert LocalPublic().public_use(labelled=True) == "labels at clients"
+    setup = Setup(cohort.networks, cohort.federation.public.take(torch.arange(0)), cohort.training, 4)
+    public_data(method, setup)
+    method.check(setup)
+    assert run(method, cohort, Schedule(2, 4))[1] == run(Local(), cohort, Schedule(2, 4))[1]
+    with pytest.raises(
+        SettingError, match=r"local-public needs labels.*public.labelled = true, or algorithm.public_epochs = 0"
+    ):
+        LocalPublic().check(setup)
 
 
 @pytest.mark.parametrize("method", [FedMD(alignment_examples=0), FedTGP(server_batch_size=0), LocalPublic(public_epochs=-1)])

@@ -122,6 +122,9 @@ class FrozenBlocks(nn.Sequential):
         super().__init__(OrderedDict(network.named_children()))
         for block in self._blocks():
             block.requires_grad_(False)
+            for module in block.modules():
+                if isinstance(module, nn.RNNBase):
+                    module.dropout = 0.0  # between its layers, in the train mode that its gradients ask for
 
     def _blocks(self) -> list[nn.Module]:
         return [part for name, part in self.named_children() if name.startswith("block")]

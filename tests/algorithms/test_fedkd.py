@@ -17,8 +17,9 @@ from pfedhr.algorithms.compression import Change, compress, differences, size
 from pfedhr.algorithms.fedkd import FedKD, Learnt, Mentee, Mentor, News, adaptive_loss
 from pfedhr.algorithms.private import common_weights, weights_of
 from pfedhr.federate import Schedule
+from pfedhr.heads import head_name
 from pfedhr.in_process import Cohort, InProcess, Workers
-from pfedhr.models import ModelSpec
+from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import ParcelError, Tensors, pack, unpack
 
 MLP = ModelSpec("mlp", (1, 8, 8), 4)
@@ -167,6 +168,21 @@ def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss() -> 
         expected = torch.autograd.grad(loss, [leaves[place] for place in places])
         for place, gradient in zip(places, expected, strict=True):
             assert torch.allclose(found[place], gradient, atol=1e-6)
+
+
+def test_the_classifier_stays_whole_on_both_ways() -> None:
+    cohort, method = make_cohort("mlp", clients=2), FedKD("mlp", 0.5, 0.5)
+    server, states = beginning(cohort, method)
+    view = cohort.client_view("client00", 1)
+    _, reply, _ = method.client_step(states["client00"], method.message(server, "client00"), view)
+    head = f"{head_name(build(MLP, 0), 4)}.weight"
+    # It would be smaller as a product, and the matrices before it are.
+    assert head in compress(reply.change.whole, 0.5, ()).left
+    assert reply.change.left.keys() == {name for name, value in server.weights.items() if value.dim() == 2} - {head}
+    server, _ = method.server_step(server, {"client00": reply}, InProcess(method, Workers(cohort)).server_view(1))
+    assert head in server.latest[-1].whole
+    assert server.latest[-1].left.keys() == reply.change.left.keys()
+    assert torch.equal(server.latest[-1].whole[head], reply.change.whole[head])
 
 
 def test_the_energy_rises_to_its_end() -> None:

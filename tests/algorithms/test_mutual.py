@@ -24,6 +24,7 @@ from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import common_weights, restore, weights_of
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
+from pfedhr.inference import predict
 from pfedhr.learning import batches
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import Tensors, unpack
@@ -184,6 +185,30 @@ def test_fusion_brings_the_knowledge_network_to_the_ensemble() -> None:
     assert equal(server.weights, again.weights)
     mean = weighted_mean([one.weights for one in replies.values()], [1, 1])
     assert not equal(server.weights, mean)
+
+
+def test_each_kind_of_ensemble_is_what_the_server_distils() -> None:
+    cohort = make_cohort("mlp", clients=2)
+    view = InProcess(FedKEMF(), Workers(cohort)).server_view(1)
+    inputs = cohort.federation.public.ready(torch.device("cpu")).inputs
+    # Networks that are sure of different things, so that the mean of probabilities and the largest logits differ.
+    sure = [{name: 3 * value for name, value in other_weights(seed).items()} for seed in (7, 8)]
+    replies = {"a": Knowledge(sure[0]), "b": Knowledge(sure[1])}
+    first, second = (predict(restore(MLP, one.weights), inputs) for one in replies.values())
+    targets = {"average": (first.softmax(1) + second.softmax(1)) / 2, "maximum": torch.maximum(first, second).softmax(1)}
+    start = predict(restore(MLP, other_weights(5)), inputs)
+    found, losses = {}, {}
+    for kind, target in targets.items():
+        still = FedKEMF("mlp", ensemble=kind, tuning_epochs=1, tuning_learning_rate=1e-9)
+        _, metrics = still.server_step(Shared(other_weights(5)), replies, view)
+        losses[kind] = metrics["fusion_loss"]
+        assert losses[kind] == pytest.approx((target * (target.log() - start.log_softmax(1))).sum(1).mean().item(), rel=1e-4)
+        found[kind], _ = FedKEMF("mlp", ensemble=kind).server_step(Shared(other_weights(5)), replies, view)
+    assert abs(losses["average"] - losses["maximum"]) > 1e-2 * losses["average"]
+    average, maximum = (found[kind].weights for kind in targets)
+    assert average is not None
+    assert maximum is not None
+    assert not equal(average, maximum)
 
 
 def test_what_methods_take_of_public_data() -> None:

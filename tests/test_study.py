@@ -142,7 +142,7 @@ def test_a_cell_that_was_stopped_goes_on(cells: list[Cell], store: Path, tmp_pat
 def test_a_run_that_fails_is_named_and_stops_no_other(cells: list[Cell], store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path, dirs_exist_ok=True)
     broken = replace(TINY, tuning_learning_rate=1e30)
-    more = cells_of([Setting("toy", BASE, {"pfedhr-broken": broken, "fedmd": FedMD(digest_batch_size=8)})], [0])
+    more = cells_of([Setting("toy", BASE, {"pfedhr-broken": broken, "fedmd": FedMD(consensus_batch_size=8)})], [0])
     told = Told()
     with pytest.raises(StudyError, match=r"1 of 6 runs failed: pfedhr-broken-\w+/seed0: tuning client.*the loss is"):
         run_cells([*more, *cells], tmp_path, 1, told)

@@ -14,7 +14,7 @@ from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.fedavg import FedAvg
-from pfedhr.algorithms.feddf import FedDF, Fusion, Fusions, Lecture, attend, ensemble_logits
+from pfedhr.algorithms.feddf import DistillationJob, FedDF, Fusion, Fusions, distil_into, ensemble_logits
 from pfedhr.algorithms.homogeneous import Held, Shared
 from pfedhr.algorithms.private import common_weights, restore
 from pfedhr.algorithms.uploads import Upload, describe_network, upload
@@ -167,7 +167,7 @@ def test_a_network_learns_what_the_ensemble_says_and_nothing_else_changes() -> N
     kept = {name: value.clone() for name, value in weights.items()}
 
     def taught(epochs: int):
-        return attend(Lecture(description.blueprint, weights, targets, 1.0, Training(epochs, 8, 0.001)), view)
+        return distil_into(DistillationJob(description.blueprint, weights, targets, 1.0, Training(epochs, 8, 0.001)), view)
 
     assert taught(20).loss < taught(1).loss / 2
     assert equal(weights, kept)

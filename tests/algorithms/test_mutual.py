@@ -25,7 +25,7 @@ from pfedhr.algorithms.private import common_weights, restore, weights_of
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.inference import predict
-from pfedhr.learning import batches
+from pfedhr.learning import TrainingError, batches
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import Tensors, unpack
 from pfedhr.seeding import generator
@@ -158,7 +158,7 @@ def test_a_knowledge_network_that_is_its_ensemble_has_nothing_to_learn(kind) -> 
     method = FedKEMF("mlp", ensemble=kind, tuning_epochs=1)
     weights = other_weights(3)
     alone, metrics = method.server_step(Shared(weights), {"a": Knowledge(weights)}, view)
-    assert metrics["fusion_loss"] == pytest.approx(0, abs=1e-6)
+    assert metrics["distil_loss"] == pytest.approx(0, abs=1e-6)
     three, _ = method.server_step(Shared(weights), {name: Knowledge(weights) for name in "abc"}, view)
     # Adam makes steps of what rounding leaves of a gradient of 0; they are steps of its learning rate at most.
     for after in (alone, three):
@@ -174,9 +174,11 @@ def test_fusion_brings_the_knowledge_network_to_the_ensemble() -> None:
     for epochs in (1, 40):
         method = FedKEMF("mlp", tuning_epochs=epochs, tuning_batch_size=8)
         _, metrics = method.server_step(Shared(None), replies, view)
-        losses[epochs] = metrics["fusion_loss"]
+        losses[epochs] = metrics["distil_loss"]
         assert {"ensemble_seconds", "tune_seconds"} < metrics.keys()
     assert losses[40] < losses[1] / 10
+    with pytest.raises(TrainingError, match="distilling the ensemble in round 2"):
+        FedKEMF("mlp", tuning_learning_rate=1e38).server_step(Shared(None), replies, view)
     turned = dict(reversed(replies.items()))
     server, _ = FedKEMF("mlp").server_step(Shared(None), replies, view)
     again, _ = FedKEMF("mlp").server_step(Shared(None), turned, view)
@@ -201,7 +203,7 @@ def test_each_kind_of_ensemble_is_what_the_server_distils() -> None:
     for kind, target in targets.items():
         still = FedKEMF("mlp", ensemble=kind, tuning_epochs=1, tuning_learning_rate=1e-9)
         _, metrics = still.server_step(Shared(other_weights(5)), replies, view)
-        losses[kind] = metrics["fusion_loss"]
+        losses[kind] = metrics["distil_loss"]
         assert losses[kind] == pytest.approx((target * (target.log() - start.log_softmax(1))).sum(1).mean().item(), rel=1e-4)
         found[kind], _ = FedKEMF("mlp", ensemble=kind).server_step(Shared(other_weights(5)), replies, view)
     assert abs(losses["average"] - losses["maximum"]) > 1e-2 * losses["average"]

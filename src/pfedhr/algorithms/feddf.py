@@ -24,13 +24,13 @@ from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.homogeneous import Held
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
 from pfedhr.algorithms.private import common_weights, restore, train_privately, weights_of
+from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.uploads import Upload, check_description, describe_network, learn_structures, upload
 from pfedhr.inference import predict
-from pfedhr.learning import Training, TrainingError, distil, fit, soft_targets
+from pfedhr.learning import Training, soft_targets
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import Blueprint, Description, rebuild
-from pfedhr.seeding import generator, seeded
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,15 @@ class FedDF(Algorithm):
         losses: dict[str, float] = {}
         # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.
         if self.tuning_epochs and len(sent) > 1:
-            with watch("tune_seconds"):
+            with watch("ensemble_seconds"):
                 models = (rebuild(known[one.structure], one.weights) for one in sent.values())
                 targets = soft_targets(ensemble_logits(models, view), self.temperature).cpu()
+            with watch("tune_seconds"):
                 training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
-                jobs = [Lecture(known[one], weights, targets, self.temperature, training) for one, weights in fused.items()]
-                pupils = dict(zip(fused, view.map(attend, jobs, Pupil), strict=True))
-            fused = {structure: pupil.weights for structure, pupil in pupils.items()}
-            losses = {structure[:12]: pupil.loss for structure, pupil in pupils.items()}
+                jobs = [DistillationJob(known[one], held, targets, self.temperature, training) for one, held in fused.items()]
+                distilled = dict(zip(fused, view.map(distil_into, jobs, Distilled), strict=True))
+            fused = {structure: one.weights for structure, one in distilled.items()}
+            losses = {structure[:12]: one.loss for structure, one in distilled.items()}
         structures = server.structures | {client: one.structure for client, one in sent.items()}
         return Fusions(known, server.fused | fused, structures), {"distil_loss": losses, **watch.seconds}
 
@@ -145,7 +146,7 @@ class FedDF(Algorithm):
 
 
 @dataclass(frozen=True)
-class Lecture:
+class DistillationJob:
     """A network to be taught on the public inputs, what it is to say there, and how it is trained."""
 
     blueprint: Blueprint
@@ -156,29 +157,21 @@ class Lecture:
 
 
 @dataclass(frozen=True)
-class Pupil:
+class Distilled:
     """The weights of a network that was taught, and its last loss."""
 
     weights: Tensors
     loss: float
 
 
-def attend(lecture: Lecture, view: ServerView) -> Pupil:
+def distil_into(job: DistillationJob, view: ServerView) -> Distilled:
     """Train a network towards the ensemble's targets. Raises TrainingError naming the structure and the round."""
-    inputs, targets = view.public.ready(view.device).inputs, lecture.targets.to(view.device)
-    model = rebuild(lecture.blueprint, lecture.weights).to(view.device)
-    path = (view.round, lecture.blueprint.hash, "distillation")
-
-    def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        return distil(model(inputs[batch]), targets[batch], lecture.temperature)
-
-    try:
-        with seeded(view.seed, *path, "dropout"):
-            last = fit(model, len(inputs), loss, lecture.training, generator(view.seed, *path, "batches"))
-    except TrainingError as error:
-        raise TrainingError(f"distilling structure {path[1][:12]} in round {view.round}: {error}") from error
+    loss = towards(job.targets.to(view.device), view.public.ready(view.device).inputs, job.temperature)
+    model = rebuild(job.blueprint, job.weights).to(view.device)
+    structure = job.blueprint.hash
+    last = train_publicly(model, loss, job.training, view, f"distilling structure {structure[:12]}", structure, "distillation")
     taught = weights_of(model)  # and the names of tied weights, which a blueprint gives once
-    return Pupil({name: taught[name] for name in lecture.weights}, last)
+    return Distilled({name: taught[name] for name in job.weights}, last)
 
 
 def ensemble_logits(models: Iterable[nn.Module], view: ServerView) -> Tensor:

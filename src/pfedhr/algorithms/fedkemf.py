@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
@@ -25,11 +25,11 @@ from pfedhr.algorithms.homogeneous import Held, Shared
 from pfedhr.algorithms.mutual import Mutual
 from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.private import common_weights, restore, weights_of
+from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.inference import predict
-from pfedhr.learning import Training, TrainingError, distil, fit, soft_targets
+from pfedhr.learning import Training, distil, soft_targets
 from pfedhr.parcel import Tensors
-from pfedhr.seeding import generator, seeded
 
 Ensemble = Literal["average", "maximum"]
 
@@ -95,21 +95,9 @@ class FedKEMF(Mutual):
         with watch("tune_seconds"):
             start = common_weights(network, view.seed) if server.weights is None else server.weights
             model = restore(network, start).to(view.device)
-            last = self._fuse(model, inputs, targets, view)
-        return Shared(weights_of(model)), {"fusion_loss": last, **watch.seconds}
-
-    def _fuse(self, model: nn.Module, inputs: Tensor, targets: Tensor, view: ServerView) -> float:
-        """Train `model` in place towards the ensemble's `targets`, and return the last loss."""
-        training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
-
-        def loss(model: nn.Module, batch: Tensor) -> Tensor:
-            return distil(model(inputs[batch]), targets[batch])
-
-        try:
-            with seeded(view.seed, view.round, "fusion", "dropout"):
-                return fit(model, len(inputs), loss, training, generator(view.seed, view.round, "fusion", "batches"))
-        except TrainingError as error:
-            raise TrainingError(f"fusing the knowledge networks in round {view.round}: {error}") from error
+            training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
+            last = train_publicly(model, towards(targets, inputs), training, view, "distilling the ensemble", "fusion")
+        return Shared(weights_of(model)), {"distil_loss": last, **watch.seconds}
 
 
 def ensemble(logits: Tensor, kind: Ensemble) -> Tensor:

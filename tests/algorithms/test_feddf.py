@@ -15,7 +15,7 @@ from toy import make_cohort
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.feddf import DistillationJob, FedDF, Fusion, Fusions, distil_into, ensemble_logits
-from pfedhr.algorithms.homogeneous import Held, Shared
+from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.private import common_weights, restore
 from pfedhr.algorithms.uploads import Upload, describe_network, upload
 from pfedhr.federate import Schedule

@@ -14,8 +14,8 @@ from toy import make_cohort
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.fedavg import FedAvg
+from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.heterofl import HeteroFL, Part, Whole
-from pfedhr.algorithms.homogeneous import Held, Shared
 from pfedhr.algorithms.private import common_weights
 from pfedhr.algorithms.slices import Slice, cut, divide, is_slice, joined, measure_statistics, rates_of, scaled, silence
 from pfedhr.federate import Schedule

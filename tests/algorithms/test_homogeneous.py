@@ -16,7 +16,8 @@ from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.averaging import mixed, weighted_mean
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.fedprox import FedProx, proximal
-from pfedhr.algorithms.homogeneous import Held, Shared, Trained
+from pfedhr.algorithms.held import Held, Shared
+from pfedhr.algorithms.homogeneous import Trained
 from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.per_fedavg import PerFedAvg, meta_gradient
 from pfedhr.algorithms.pfedme import PFedMe

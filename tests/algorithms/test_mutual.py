@@ -15,11 +15,11 @@ from toy import make_cohort
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.fedavg import FedAvg
-from pfedhr.algorithms.fedkemf import FedKEMF, Knowledge, ensemble
-from pfedhr.algorithms.fml import FML, Meme
-from pfedhr.algorithms.homogeneous import Held, Shared
+from pfedhr.algorithms.fedkemf import FedKEMF, ensemble
+from pfedhr.algorithms.fml import FML
+from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.mutual import Mutual
+from pfedhr.algorithms.mutual import CommonWeights, Mutual
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import common_weights, restore, weights_of
 from pfedhr.federate import Schedule
@@ -73,7 +73,7 @@ def test_the_common_network_of_fml_is_then_the_plain_mean_of_fedavg_bit_for_bit(
 
 def test_the_mean_of_fml_is_plain_and_stays_without_replies() -> None:
     view = InProcess(FML(), Workers(make_cohort("mlp"))).server_view(1)
-    sent = {"b": Meme(other_weights(1)), "a": Meme(other_weights(2)), "c": Meme(other_weights(3))}
+    sent = {"b": CommonWeights(other_weights(1)), "a": CommonWeights(other_weights(2)), "c": CommonWeights(other_weights(3))}
     server, _ = FML().server_step(Shared(None), sent, view)
     assert server.weights is not None
     for name, value in server.weights.items():
@@ -157,9 +157,9 @@ def test_a_knowledge_network_that_is_its_ensemble_has_nothing_to_learn(kind) -> 
     view = InProcess(FedKEMF(), Workers(make_cohort("mlp"))).server_view(1)
     method = FedKEMF("mlp", ensemble=kind, tuning_epochs=1)
     weights = other_weights(3)
-    alone, metrics = method.server_step(Shared(weights), {"a": Knowledge(weights)}, view)
+    alone, metrics = method.server_step(Shared(weights), {"a": CommonWeights(weights)}, view)
     assert metrics["distil_loss"] == pytest.approx(0, abs=1e-6)
-    three, _ = method.server_step(Shared(weights), {name: Knowledge(weights) for name in "abc"}, view)
+    three, _ = method.server_step(Shared(weights), {name: CommonWeights(weights) for name in "abc"}, view)
     # Adam makes steps of what rounding leaves of a gradient of 0; they are steps of its learning rate at most.
     for after in (alone, three):
         assert after.weights is not None
@@ -169,7 +169,7 @@ def test_a_knowledge_network_that_is_its_ensemble_has_nothing_to_learn(kind) -> 
 
 def test_fusion_brings_the_knowledge_network_to_the_ensemble() -> None:
     view = InProcess(FedKEMF(), Workers(make_cohort("mlp", labelled=False))).server_view(2)
-    replies = {name: Knowledge(other_weights(seed)) for seed, name in enumerate("ab", start=7)}
+    replies = {name: CommonWeights(other_weights(seed)) for seed, name in enumerate("ab", start=7)}
     losses = {}
     for epochs in (1, 40):
         method = FedKEMF("mlp", tuning_epochs=epochs, tuning_batch_size=8)
@@ -195,7 +195,7 @@ def test_each_kind_of_ensemble_is_what_the_server_distils() -> None:
     inputs = cohort.federation.public.ready(torch.device("cpu")).inputs
     # Networks that are sure of different things, so that the mean of probabilities and the largest logits differ.
     sure = [{name: 3 * value for name, value in other_weights(seed).items()} for seed in (7, 8)]
-    replies = {"a": Knowledge(sure[0]), "b": Knowledge(sure[1])}
+    replies = {"a": CommonWeights(sure[0]), "b": CommonWeights(sure[1])}
     first, second = (predict(restore(MLP, one.weights), inputs) for one in replies.values())
     targets = {"average": (first.softmax(1) + second.softmax(1)) / 2, "maximum": torch.maximum(first, second).softmax(1)}
     start = predict(restore(MLP, other_weights(5)), inputs)

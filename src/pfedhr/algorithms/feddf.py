@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, Setup
+from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, Setup
 from pfedhr.algorithms.averaging import weighted_mean
-from pfedhr.algorithms.homogeneous import Held
+from pfedhr.algorithms.held import Held, KeepsShared
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
-from pfedhr.algorithms.private import common_weights, restore, train_privately, weights_of
+from pfedhr.algorithms.private import common_weights, or_common, restore, train_privately, weights_of
 from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.uploads import Upload, check_description, describe_network, learn_structures, upload
@@ -54,7 +54,7 @@ class Fusion:
 
 
 @dataclass(frozen=True)
-class FedDF(Algorithm):
+class FedDF(KeepsShared):
     """Federated learning by ensemble distillation."""
 
     tuning_epochs: int = 3
@@ -68,7 +68,6 @@ class FedDF(Algorithm):
 
     name = "feddf"
     server_state = Fusions
-    client_state = Held
     message_type = Fusion
     reply_type = Upload
 
@@ -80,7 +79,7 @@ class FedDF(Algorithm):
         """
         at_least(self, tuning_epochs=0, tuning_batch_size=1)
         above_zero(self, "tuning_learning_rate", "temperature")
-        for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
+        for network in setup.structures:
             check_description(network, setup.examples)
         if self.tuning_epochs:
             public_batches(setup, "algorithm.tuning_batch_size", self.tuning_batch_size)
@@ -108,7 +107,7 @@ class FedDF(Algorithm):
         description, shared = describe_network(view.network, inputs.dtype), None
         if description.blueprint.hash in message.weights:
             shared = _own_names(view, description, state.weights, message.weights[description.blueprint.hash])
-        weights, metrics = train_privately(view, shared or common_weights(view.network, view.seed))
+        weights, metrics = train_privately(view, or_common(shared, view.network, view.seed))
         return Held(weights, shared), upload(view.network, weights, inputs, message.known), metrics
 
     def server_step(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> tuple[Fusions, Metrics]:
@@ -135,14 +134,6 @@ class FedDF(Algorithm):
             losses = {structure[:12]: one.loss for structure, one in distilled.items()}
         structures = server.structures | {client: one.structure for client, one in sent.items()}
         return Fusions(known, server.fused | fused, structures), {"distil_loss": losses, **watch.seconds}
-
-    def personal_model(self, state: Held, view: ClientView) -> nn.Module:
-        """Return the client's network after its own training."""
-        return restore(view.network, state.weights)
-
-    def teacher_model(self, state: Held, view: ClientView) -> nn.Module | None:
-        """Return the shared network that the client was given last."""
-        return restore(view.network, state.shared) if state.shared else None
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
-from pfedhr.algorithms.homogeneous import Held
-from pfedhr.algorithms.private import common_weights, restore, train, weights_of
+from pfedhr.algorithm import ClientView, Metrics, ServerView, SettingError, Setup
+from pfedhr.algorithms.held import Held, KeepsShared
+from pfedhr.algorithms.private import or_common, restore, train, weights_of
 from pfedhr.algorithms.slices import (
     Shapes,
     Slice,
@@ -62,7 +62,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class HeteroFL(Algorithm):
+class HeteroFL(KeepsShared):
     """Federated learning of slices of one network."""
 
     global_network: str = "cnn4"
@@ -70,13 +70,12 @@ class HeteroFL(Algorithm):
 
     name = "heterofl"
     server_state = Whole
-    client_state = Held
     message_type = Part
     reply_type = Slice
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError unless every network is a slice of the global one, and ends in a linear layer as that does."""
-        for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
+        for network in setup.structures:
             if network.features:
                 raise SettingError(
                     f"{self.name} cuts slices of algorithm.global_network = {self.global_network!r}, which has no adapter: set "
@@ -151,25 +150,16 @@ class HeteroFL(Algorithm):
         if not replies:
             return server, {}
         whole = ModelSpec(self.global_network, tuple(view.public.inputs.shape[1:]), view.classes)
-        old = common_weights(whole, view.seed) if server.weights is None else server.weights
+        old = or_common(server.weights, whole, view.seed)
         head = head_name(build(whole, 0), view.classes)
         sent = {client: replies[client] for client in sorted(replies)}
         new = joined(old, list(sent.values()), (f"{head}.weight", f"{head}.bias"))
         shapes = {client: {name: tuple(value.shape) for name, value in part.weights.items()} for client, part in sent.items()}
         return Whole(new, server.shapes | shapes), {}
 
-    def personal_model(self, state: Held, view: ClientView) -> nn.Module:
-        """Return the client's slice after its own training."""
-        return restore(view.network, state.weights)
-
-    def teacher_model(self, state: Held, view: ClientView) -> nn.Module | None:
-        """Return the slice that the client was given last."""
-        return restore(view.network, state.shared) if state.shared else None
-
     def _whole(self, network: ModelSpec) -> ModelSpec:
         return replace(network, factory=self.global_network)
 
     def _slice(self, message: Part, view: ClientView) -> Tensors:
         """Return the weights that the client begins a round with."""
-        whole = common_weights(self._whole(view.network), view.seed) if message.weights is None else message.weights
-        return cut(whole, shapes_of(view.network))
+        return cut(or_common(message.weights, self._whole(view.network), view.seed), shapes_of(view.network))

@@ -25,7 +25,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
-from pfedhr.algorithms.averaging import mixed, weighted_mean
+from pfedhr.algorithms.averaging import mixed, plain_mean
 from pfedhr.algorithms.needs import above_zero, at_least, one_structure, shares
 from pfedhr.algorithms.private import common_weights, restore, train, weights_of
 from pfedhr.parcel import Tensors
@@ -118,8 +118,7 @@ class PFedBayes(Algorithm):
         if not replies:
             return server, {}
         sent = [replies[client] for client in sorted(replies)]
-        means = weighted_mean([one.means for one in sent], [1] * len(sent))
-        rhos = weighted_mean([one.rhos for one in sent], [1] * len(sent))
+        means, rhos = plain_mean([one.means for one in sent]), plain_mean([one.rhos for one in sent])
         if server.shared is not None:
             means, rhos = mixed(server.shared.means, means, self.mixing), mixed(server.shared.rhos, rhos, self.mixing)
         return Prior(Distribution(means, rhos)), {}

@@ -116,7 +116,7 @@ class Teaching(Algorithm):
 
     def _check_blocks(self, setup: Setup, example: Tensor) -> None:
         """Raise SettingError if the cohort of a round may have fewer blocks than there are groups."""
-        described = {network: check_description(network, example) for network in set(setup.networks.values())}
+        described = {network: check_description(network, example) for network in setup.structures}
         depth = {network: len(cut(one.blueprint, self.most_blocks)) for network, one in described.items()}
         lengths = sorted(depth[network] for network in setup.networks.values())[: setup.active]
         fewest = self._fewest_blocks(lengths)

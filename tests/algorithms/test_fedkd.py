@@ -13,7 +13,7 @@ from torch.nn import functional
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms.compression import Change, compress, differences, size
+from pfedhr.algorithms.compression import Change, change_size, compress, differences
 from pfedhr.algorithms.fedkd import FedKD, Learnt, Mentee, Mentor, News, adaptive_loss
 from pfedhr.algorithms.private import common_weights, weights_of
 from pfedhr.federate import Schedule
@@ -81,7 +81,7 @@ def test_clients_hold_the_server_s_mentee_bit_for_bit_whatever_they_missed(energ
     lengths = {client: len(method.message(history[-2], client).changes) for client in everyone}
     assert list(lengths.values()) == expected
     whole = sum(value.numel() for value in server.weights.values())
-    assert all(sum(map(size, one.latest)) <= whole for one in history)
+    assert all(sum(map(change_size, one.latest)) <= whole for one in history)
 
 
 def test_whoever_lacks_more_than_is_kept_gets_the_whole_mentee() -> None:

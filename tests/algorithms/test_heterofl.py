@@ -15,9 +15,9 @@ from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.held import Held, Shared
-from pfedhr.algorithms.heterofl import HeteroFL, Part, Whole
+from pfedhr.algorithms.heterofl import GlobalNetwork, HeteroFL, Portion
 from pfedhr.algorithms.private import common_weights
-from pfedhr.algorithms.slices import Slice, cut, divide, is_slice, joined, measure_statistics, rates_of, scaled, silence
+from pfedhr.algorithms.slices import Slice, divide, is_slice, joined, measure_statistics, rates_of, scaled, silence, slice_of
 from pfedhr.federate import Schedule
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
@@ -219,7 +219,7 @@ def test_absent_classes_are_silent_and_their_rows_never_trained() -> None:
     some = view.train.take(torch.isin(view.train.labels, torch.tensor([0, 2])).nonzero()[:, 0])
     view = dataclasses.replace(view, train=some, training=Training(2, 8, 0.01))
     state = QUARTER.init_client(view)
-    after, reply, _ = QUARTER.client_step(state, Part(None), view)
+    after, reply, _ = QUARTER.client_step(state, Portion(None), view)
     assert reply.classes == (0, 2)
     assert torch.equal(reply.weights["fc3.weight"][[1, 3]], state.weights["fc3.weight"][[1, 3]])
     assert not torch.equal(reply.weights["fc3.weight"][[0, 2]], state.weights["fc3.weight"][[0, 2]])
@@ -233,8 +233,8 @@ def test_the_loss_is_that_of_masked_and_scaled_outputs() -> None:
     some = view.train.take(torch.isin(view.train.labels, torch.tensor([1, 2])).nonzero()[:, 0])
     view = dataclasses.replace(view, train=some, training=Training(1, 64, 0.0))  # one batch, and no step
     method = named("wide")
-    _, reply, metrics = method.client_step(method.init_client(view), Part(None), view)
-    weights = cut(common_weights(ModelSpec(f"{__name__}:wide", (1, 8, 8), 4), 0), shapes(reply.weights))
+    _, reply, metrics = method.client_step(method.init_client(view), Portion(None), view)
+    weights = slice_of(common_weights(ModelSpec(f"{__name__}:wide", (1, 8, 8), 4), 0), shapes(reply.weights))
     ready = some.ready(view.device)
     hidden = ready.inputs.flatten(1)
     for layer in ("1", "3"):
@@ -249,7 +249,7 @@ def test_a_whole_client_with_all_classes_trains_as_in_fedavg() -> None:
     method = HeteroFL("cnn1")
     plain, _ = run(FedAvg(), cohort, Schedule(1, 4))
     results, states = run(method, cohort, Schedule(1, 4))
-    server, mean = unpack(Whole, results[-1].progress.server).weights, unpack(Shared, plain[-1].progress.server).weights
+    server, mean = unpack(GlobalNetwork, results[-1].progress.server).weights, unpack(Shared, plain[-1].progress.server).weights
     assert server is not None
     assert mean is not None
     assert all(torch.allclose(server[name], mean[name], atol=1e-6) for name in mean)
@@ -262,7 +262,7 @@ def test_a_whole_client_with_all_classes_trains_as_in_fedavg() -> None:
 def test_a_client_serves_what_it_trained() -> None:
     cohort = make_cohort("cnn4-eighth", clients=1)
     view = cohort.client_view("client00", 1)
-    after, reply, _ = QUARTER.client_step(QUARTER.init_client(view), Part(None), view)
+    after, reply, _ = QUARTER.client_step(QUARTER.init_client(view), Portion(None), view)
     twin = build(view.network, 0)
     twin.load_state_dict(reply.weights)
     inputs = view.train.ready(view.device).inputs
@@ -276,27 +276,27 @@ def test_a_client_never_heard_of_cuts_the_whole_itself() -> None:
     start = common_weights(cohort.networks["client00"], 0)
     view = InProcess(QUARTER, Workers(cohort)).server_view(1)
     server = QUARTER.init_server(view)
-    assert QUARTER.message(server, "client01") == Part(None)
+    assert QUARTER.message(server, "client01") == Portion(None)
     replies = {}
     for client in ("client00", "client01"):
         own = cohort.client_view(client, 1)
         idle = dataclasses.replace(own, training=Training(0, 8, 0.002))
         state = QUARTER.init_client(own)
-        assert equal(state.weights, cut(start, shapes(state.weights)))
-        _, reply, _ = QUARTER.client_step(state, Part(None), idle)
+        assert equal(state.weights, slice_of(start, shapes(state.weights)))
+        _, reply, _ = QUARTER.client_step(state, Portion(None), idle)
         learnt = [name for name in start if "running" not in name and "tracked" not in name]
         assert all(torch.equal(reply.weights[name], state.weights[name]) for name in learnt)
-        _, replies[client], _ = QUARTER.client_step(state, Part(None), own)
+        _, replies[client], _ = QUARTER.client_step(state, Portion(None), own)
     server, _ = QUARTER.server_step(server, replies, view)
     assert server.weights is not None
     known, unknown = QUARTER.message(server, "client01").weights, QUARTER.message(server, "client03").weights
     assert known is not None
     assert unknown is not None
     assert equal(unknown, server.weights)
-    assert equal(known, cut(server.weights, shapes(replies["client01"].weights)))
+    assert equal(known, slice_of(server.weights, shapes(replies["client01"].weights)))
     late = cohort.client_view("client03", 2)
-    first = QUARTER.client_step(QUARTER.init_client(late), Part(unknown), late)
-    second = QUARTER.client_step(QUARTER.init_client(late), Part(known), late)
+    first = QUARTER.client_step(QUARTER.init_client(late), Portion(unknown), late)
+    second = QUARTER.client_step(QUARTER.init_client(late), Portion(known), late)
     assert equal(first[1].weights, second[1].weights)
     assert QUARTER.server_step(server, {}, view) == (server, {})
 
@@ -306,8 +306,8 @@ def test_the_order_of_replies_changes_nothing() -> None:
     view = InProcess(QUARTER, Workers(cohort)).server_view(1)
     weights = {client: build(network, 0, client).state_dict() for client, network in cohort.networks.items()}
     replies = {client: Slice(dict(held), (at, 3)) for at, (client, held) in enumerate(weights.items())}
-    first, _ = QUARTER.server_step(Whole(None, {}), replies, view)
-    second, _ = QUARTER.server_step(Whole(None, {}), dict(reversed(replies.items())), view)
+    first, _ = QUARTER.server_step(GlobalNetwork(None, {}), replies, view)
+    second, _ = QUARTER.server_step(GlobalNetwork(None, {}), dict(reversed(replies.items())), view)
     assert pack(first) == pack(second)
     assert list(first.shapes) == list(cohort.networks)
 

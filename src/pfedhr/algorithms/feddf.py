@@ -20,13 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, Setup
-from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.held import Held, KeepsShared
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
 from pfedhr.algorithms.private import common_weights, or_common, restore, train_privately, weights_of
 from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.uploads import Upload, check_description, describe_network, learn_structures, upload
+from pfedhr.algorithms.uploads import (
+    Upload,
+    by_structure,
+    check_description,
+    describe_network,
+    learn_structures,
+    mean_by_examples,
+    upload,
+)
 from pfedhr.inference import predict
 from pfedhr.learning import Training, soft_targets
 from pfedhr.parcel import Tensors
@@ -119,7 +126,7 @@ class FedDF(KeepsShared):
         known = learn_structures(server.known, sent)
         for one in sent.values():
             rebuild(known[one.structure], one.weights)  # raises ParcelError for weights of another network
-        fused = _average_structures(list(sent.values()))
+        fused = {structure: mean_by_examples(cohort) for structure, cohort in by_structure(sent).items()}
         losses: dict[str, float] = {}
         # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.
         if self.tuning_epochs and len(sent) > 1:
@@ -173,17 +180,6 @@ def ensemble_logits(models: Iterable[nn.Module], view: ServerView) -> Tensor:
         total = total + predict(model.to(view.device), inputs)
         count += 1
     return total / count
-
-
-def _average_structures(uploads: list[Upload]) -> dict[str, Tensors]:
-    """Return the mean of the networks of each structure, by their examples."""
-    cohorts: dict[str, list[Upload]] = {}
-    for sent in uploads:
-        cohorts.setdefault(sent.structure, []).append(sent)
-    return {
-        structure: weighted_mean([one.weights for one in members], [one.examples for one in members])
-        for structure, members in cohorts.items()
-    }
 
 
 def _own_names(view: ClientView, description: Description, weights: Tensors, shared: Tensors) -> Tensors:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from toy import equal
 
 from pfedhr.algorithms.compression import Change, apply, change_size, compress, differences, expand, rank
 from pfedhr.algorithms.private import common_weights
 from pfedhr.models import ModelSpec
-from pfedhr.parcel import Tensors, pack, unpack
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+from pfedhr.parcel import pack, unpack
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

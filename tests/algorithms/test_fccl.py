@@ -8,7 +8,6 @@ import functools
 import pytest
 import torch
 from test_contract import run
-from torch import nn
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
@@ -146,12 +145,8 @@ def test_the_consensus_is_the_plain_mean_of_those_who_replied() -> None:
     assert FCCL().server_step(server, {}, view)[0] is server
 
 
-def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
-
-
 def test_a_last_public_batch_of_one_that_a_network_cannot_learn_from_is_refused() -> None:
-    cohort = make_cohort(f"{__name__}:normed")
+    cohort = make_cohort("toy:normed")
     method = FCCL(public_examples=9, consensus_batch_size=8)
     with pytest.raises(ModelError, match=r"algorithm.consensus_batch_size.*9 examples in batches of 8"):
         method.check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))

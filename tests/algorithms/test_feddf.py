@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_contract import run
 from torch import nn
-from toy import make_cohort
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.fedavg import FedAvg
@@ -23,14 +23,10 @@ from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training, TrainingError, distil, soft_targets
 from pfedhr.models import ModelError, build
-from pfedhr.parcel import ParcelError, Tensors, pack, unpack
+from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.reassembly import DescriptionError, rebuild
 
 CPU = torch.device("cpu")
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def sent(cohort: Cohort, seed: int = 0, known: tuple[str, ...] = ()) -> dict[str, Upload]:
@@ -293,10 +289,6 @@ def test_a_distillation_that_runs_away_names_structure_and_round() -> None:
         step(FedDF(tuning_learning_rate=1e38), cohort, Fusions({}, {}, {}), replies)
 
 
-def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
-
-
 class Unwritable(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -322,7 +314,7 @@ def test_settings_out_of_range_are_refused(method: FedDF, setting: str) -> None:
 
 
 def test_networks_that_cannot_travel_or_learn_in_these_batches_are_refused() -> None:
-    cohort = make_cohort(f"{__name__}:normed")
+    cohort = make_cohort("toy:normed")
     public = cohort.federation.public.take(torch.arange(9))
     with pytest.raises(ModelError, match=r"algorithm.tuning_batch_size.*9 examples in batches of 8 leave a batch of one"):
         FedDF(tuning_batch_size=8).check(Setup(cohort.networks, public, cohort.training, 4))

@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 from test_contract import run
-from torch import nn
 from torch.nn import functional
-from toy import make_cohort
+from toy import equal, kl, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.compression import Change, change_size, compress, differences
@@ -20,13 +19,9 @@ from pfedhr.federate import Schedule
 from pfedhr.heads import head_name
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.models import ModelSpec, build
-from pfedhr.parcel import ParcelError, Tensors, pack, unpack
+from pfedhr.parcel import ParcelError, pack, unpack
 
 MLP = ModelSpec("mlp", (1, 8, 8), 4)
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -151,10 +146,6 @@ def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss() -> 
     distance = functional.mse_loss(mapped @ projection.T, features)
     found = torch.autograd.grad(adaptive_loss(own, common, labels, distance), leaves)
 
-    def kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        p = teacher.detach().softmax(1)
-        return (p * (p.log() - student.log_softmax(1))).sum(1).mean()
-
     sum_of_both = (functional.cross_entropy(own, labels) + functional.cross_entropy(common, labels)).item()
     mentor = (
         functional.cross_entropy(own, labels)
@@ -212,13 +203,9 @@ def test_networks_of_any_two_widths_learn_together() -> None:
     assert set(shapes.values()) == {(64, 50), (256, 50)}
 
 
-def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())
-
-
 @pytest.mark.parametrize(
     ("own", "common", "place"),
-    [("mlp", f"{__name__}:headless", "algorithm.common_network"), (f"{__name__}:headless", "mlp", "clients.models")],
+    [("mlp", "toy:headless", "algorithm.common_network"), ("toy:headless", "mlp", "clients.models")],
 )
 def test_networks_without_features_are_refused(own: str, common: str, place: str) -> None:
     cohort = make_cohort(own)

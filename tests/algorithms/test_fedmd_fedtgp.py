@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from test_contract import run
-from torch import nn
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
@@ -73,14 +72,10 @@ def test_one_public_example_is_enough_to_align_on() -> None:
     ],
 )
 def test_a_last_batch_of_one_that_a_network_cannot_learn_from_is_refused(method, place: str) -> None:
-    cohort = make_cohort(f"{__name__}:normed")
+    cohort = make_cohort("toy:normed")
     public = cohort.federation.public.take(torch.arange(16 if "consensus" in place else 9))
     with pytest.raises(ModelError, match=f"{place}.*9 examples in batches of 8 leave a batch of one"):
         method.check(Setup(cohort.networks, public, cohort.training, 4))
-
-
-def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
 
 
 def test_digesting_brings_clients_nearer_to_each_other() -> None:

@@ -9,7 +9,7 @@ import torch
 from test_contract import run
 from torch import Tensor, nn
 from torch.nn import functional
-from toy import make_cohort
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
@@ -29,10 +29,6 @@ from pfedhr.zoo.cnn import _cnn4, _Maps
 
 QUARTER = HeteroFL("cnn4-quarter")
 ALL = (0, 1, 2, 3)
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def shapes(weights: Tensors) -> dict[str, tuple[int, ...]]:
@@ -271,7 +267,7 @@ def test_a_client_serves_what_it_trained() -> None:
     assert torch.allclose(predict(QUARTER.personal_model(after, view), inputs), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_client_never_heard_of_cuts_the_whole_itself() -> None:
+def test_a_client_never_heard_of_cuts_the_global_network_itself() -> None:
     cohort = make_cohort("cnn4-quarter", "cnn4-eighth")
     start = common_weights(cohort.networks["client00"], 0)
     view = InProcess(QUARTER, Workers(cohort)).server_view(1)
@@ -345,13 +341,13 @@ def test_networks_that_are_slices_are_taken() -> None:
     check(named("wide"), make_cohort(f"{__name__}:narrow"))
 
 
-def test_an_adapter_an_unknown_whole_and_one_without_a_head_are_refused() -> None:
+def test_an_adapter_an_unknown_global_network_and_one_without_a_head_are_refused() -> None:
     with pytest.raises(SettingError, match=r"heterofl.*algorithm.global_network.*clients.features = 0.*clients.models"):
         check(QUARTER, make_cohort("cnn4-eighth", features=16))
     with pytest.raises(SettingError, match=r"algorithm.global_network of heterofl: unknown model 'cnn5': did you mean"):
         check(HeteroFL("cnn5"), make_cohort("cnn4"))
     with pytest.raises(SettingError, match=r"global_network = .*headless' of heterofl.*no linear layer of 4 outputs"):
-        check(named("headless"), make_cohort(f"{__name__}:headless"))
+        check(HeteroFL("toy:headless"), make_cohort("toy:headless"))
 
 
 class Turned(nn.Module):
@@ -365,10 +361,6 @@ class Turned(nn.Module):
         return self.out(self.body(images.flatten(1)).relu())
 
 
-def test_a_whole_whose_last_linear_layer_is_not_its_output_is_refused() -> None:
+def test_a_global_network_whose_last_linear_layer_is_not_its_output_is_refused() -> None:
     with pytest.raises(SettingError, match=r"Turned' of heterofl.*last linear layer, 'body', is not what it returns"):
         check(named("Turned"), make_cohort(f"{__name__}:Turned"))
-
-
-def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_contract import run
 from torch import nn
-from toy import make_cohort
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
@@ -27,13 +27,9 @@ from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training
 from pfedhr.models import build
-from pfedhr.parcel import Tensors, unpack
+from pfedhr.parcel import unpack
 
 ONE_STRUCTURE = ["fedavg", "fedprox", "per-fedavg", "pfedme"]
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_mean_counts_examples() -> None:

@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 from test_contract import run
-from torch import nn
 from torch.nn import functional
-from toy import make_cohort
+from toy import equal, kl, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
@@ -31,10 +30,6 @@ from pfedhr.parcel import Tensors, unpack
 from pfedhr.seeding import generator
 
 MLP = ModelSpec("mlp", (1, 8, 8), 4)
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def distance(first: Tensors, second: Tensors) -> float:
@@ -79,11 +74,6 @@ def test_the_mean_of_fml_is_plain_and_stays_without_replies() -> None:
     for name, value in server.weights.items():
         assert torch.allclose(value, torch.stack([one.weights[name] for one in sent.values()]).mean(0), atol=1e-6)
     assert FML().server_step(server, {}, view)[0] is server
-
-
-def kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    p = teacher.detach().softmax(1)
-    return (p * (p.log() - student.log_softmax(1))).sum(1).mean()
 
 
 @pytest.mark.parametrize("name", ["fml", "fedkemf"])
@@ -218,17 +208,13 @@ def test_what_methods_take_of_public_data() -> None:
     assert FedKEMF().public_use(labelled=True) == "inputs at the server"
 
 
-def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
-
-
 @pytest.mark.parametrize("method", [FML, FedKEMF])
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
         ("cnn9", "unknown model"),
         ("lstm", "tokens"),
-        (f"{__name__}:normed", "batch of one"),
+        ("toy:normed", "batch of one"),
     ],
 )
 def test_common_networks_that_cannot_be_trained_are_refused(method: type[Mutual], network: str, reason: str) -> None:

@@ -10,7 +10,7 @@ from test_contract import run
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
-from toy import make_cohort
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.pfedbayes import (
@@ -29,10 +29,6 @@ from pfedhr.learning import Training
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors, pack, unpack
 from pfedhr.seeding import generator
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def normed(shape: tuple[int, ...], classes: int) -> nn.Module:

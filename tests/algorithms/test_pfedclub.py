@@ -86,7 +86,6 @@ def test_without_weight_on_the_teacher_it_is_local_bit_for_bit() -> None:
 
 
 def test_every_teacher_has_as_many_blocks_as_its_students_network() -> None:
-    # specs 2.7
     cohort = make_cohort("cnn1", "cnn4", "resnet", "mlp")
     held, _ = bank_of(cohort)
     for round in (1, 2, 3):
@@ -110,7 +109,7 @@ def test_the_anchor_is_drawn_anew_each_round() -> None:
 
 
 def test_an_own_chain_that_is_not_left_out_is_the_best_match() -> None:
-    # specs 2.7: the anchor is the own first block
+    # The anchor is the own first block
     cohort = make_cohort("cnn1", "mlp", clients=2)
     held, bank = bank_of(cohort)
     images = images_of(cohort)
@@ -138,7 +137,7 @@ def test_an_own_chain_that_is_not_left_out_is_the_best_match() -> None:
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_blocks_stay_as_they_were_bit_for_bit_and_stitches_learn(labelled: bool) -> None:
-    # specs 2.7, with batch norms in the blocks of cnn4 and resnet
+    # With batch norms in the blocks of cnn4 and resnet
     cohort = make_cohort("cnn4", "resnet", clients=2, labelled=labelled)
     held, bank = bank_of(cohort)
     recipe = Recipe((BlockRef("client00", 1), BlockRef("client01", 2), BlockRef("client00", 3), BlockRef("client01", 3)))

@@ -27,7 +27,7 @@ def refs(text: str) -> tuple[BlockRef, ...]:
     return tuple(BlockRef(word[0], int(word[1:])) for word in text.split())
 
 
-# The golden toy of specs 1.5: A = c1 c2 f3 f4, B = c1 c2 c3 f4 f5.
+# Two networks whose candidates are counted by hand: A = c1 c2 f3 f4, B = c1 c2 c3 f4 f5.
 TOY = make_bank(A="ccff", B="cccff")
 GROUPS = tuple(map(refs, ("A1 B1", "A2 B2 B3", "A3 B4", "A4 B5")))
 
@@ -72,7 +72,6 @@ def every_chain(groups: tuple[tuple[BlockRef, ...], ...], bank: BlockBank, repea
 
 
 def test_the_literal_algorithm_depends_on_labels_and_ours_does_not() -> None:
-    # specs 1.5 and 1.13, 3 and 8
     counts = []
     for order in itertools.permutations(range(4)):
         groups = tuple(GROUPS[at] for at in order)

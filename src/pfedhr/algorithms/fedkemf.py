@@ -2,8 +2,9 @@
 
 S. Yu, W. Qian, A. Jannesari, "Resource-aware Federated Learning using Knowledge Extraction and Multi-model Fusion", 2022, arXiv
 2208.07978. A client trains its own network and a copy of the knowledge network beside each other, each by cross entropy plus
-the divergence from the other's predictions, which teach it as constants. The server takes the ensemble of the knowledge networks that came back and lowers
-KL(ensemble || knowledge network) on public inputs. Up and down: the weights of the knowledge network.
+the divergence from the other's predictions, which teach it as constants. The server takes the ensemble of the knowledge
+networks that came back and lowers KL(ensemble || knowledge network) on public inputs. Up and down: the weights of the knowledge
+network.
 
 Departures: the server uses no labels, no temperature, and the same public inputs in every round; no majority vote; Adam
 throughout.

@@ -375,6 +375,7 @@ def test_unlabelled_tuning_needs_images() -> None:
     setup = Setup({"a": ModelSpec("mlp", (12,), 3)}, Unlabelled(torch.zeros(5, 12)), Training(1, 8, 1e-3), 1)
     with pytest.raises(SettingError, match=r"public.labelled = false.*\(12,\)"):
         PFedHR(groups=2).check(setup)
+    PFedHR(groups=2, tuning_epochs=0).check(setup)  # nothing to tune
 
 
 def test_weights_of_another_network_are_refused() -> None:

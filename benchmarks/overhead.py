@@ -54,7 +54,7 @@ def measure() -> Iterator[Measurement]:
 
 def _work(record: dict[str, Any]) -> float:
     """Return the seconds of a round that went into what the round is for."""
-    return record["train_seconds"] + record["evaluate_seconds"] + sum(record[f"{stage}_seconds"] for stage in STAGES)
+    return record["train_seconds"] + record["evaluate_seconds"] + sum(record.get(f"{stage}_seconds", 0.0) for stage in STAGES)
 
 
 def _experiment() -> Experiment:

@@ -47,7 +47,7 @@ def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: p
     file, out = tmp_path / "toy.toml", tmp_path / "study"
     file.write_text(EXPERIMENT)
     command = ["compare", str(file), "--algorithms", "fedmd,pfedhr", "--seeds", "0,1", "--out", str(out), "--plan.rounds", "2"]
-    command += ["--fedmd.digest-batch-size=8", "--pfedhr.candidates", "3"]
+    command += ["--fedmd.consensus-batch-size=8", "--pfedhr.candidates", "3"]
     main(command)
     printed, progress = capsys.readouterr()
     assert all(
@@ -57,7 +57,7 @@ def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: p
     assert progress.count("/seed") == 6
     stored = [stored_experiment(path) for path in sorted((out / "cells").glob("*/seed0"))]
     fields = {one.algorithm.name: one.algorithm for one in stored}
-    assert fields["fedmd"].digest_batch_size == 8
+    assert fields["fedmd"].consensus_batch_size == 8
     assert (fields["pfedhr"].candidates, fields["pfedhr"].groups) == (3, 2)  # the one of the command, the other of the file
     assert all(one.plan.rounds == 2 for one in stored)
     assert (out / "tables.md").read_text().count("fedmd") >= 2
@@ -177,7 +177,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["compare", "demo", "--algorithms", "fedavg"], ["fedavg averages whole networks", "clients.models"]),
         (["compare", "demo", "--algorithms", "fedgh"], ["fedgh needs features of one width", "clients.features"]),
         (["compare", "demo", "--algorithms", "fedmd", "--public.labelled", "false"], ["fedmd needs labels", "public.labelled"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--fedmd.digest-epoch", "2"], ["digest_epoch", "did you mean"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--fedmd.consensus-epoch", "2"], ["consensus_epoch", "did you mean"]),
         (["compare", "demo", "--algorithms", "fedmd", "--pfedhr.groups", "2"], ["--pfedhr.groups"]),
         (["compare", "demo", "--algorithms", "fedmd", "--seeds", "0,00"], ["--seeds 0,00", "each once"]),
         (["compare", "demo", "--algorithms", "fedmd", "--seeds", "0", "--seeds", "1"], ["--seeds is given twice"]),

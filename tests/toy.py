@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from pfedhr.data import ClientData, Examples, Federation
 from pfedhr.in_process import Cohort
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
+from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
 
 
@@ -33,3 +35,24 @@ def make_cohort(
     networks = {name: ModelSpec(factories[at % len(factories)], (1, 8, 8), 4, features) for at, name in enumerate(names)}
     training = Training(epochs, batch_size=8, learning_rate=0.002, weight_decay=1e-4)
     return Cohort(federation, networks, training, seed, torch.device("cpu"))
+
+
+def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A network that cannot be trained on a batch of one."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
+
+
+def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A network without a last linear layer, so without features."""
+    return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())
+
+
+def equal(first: Tensors, second: Tensors) -> bool:
+    """Whether both hold the same tensors under the same names, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(teacher || student) of the softmaxes of logits (batch, classes), as it is written; the teacher is a constant."""
+    p = teacher.detach().softmax(1)
+    return (p * (p.log() - student.log_softmax(1))).sum(1).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -72,6 +72,11 @@ class Setup:
     public: Public
     training: Training
     active: int
+
+    @property
+    def structures(self) -> tuple[ModelSpec, ...]:
+        """The networks that clients have, each once, in an order that depends on nothing else."""
+        return tuple(sorted(set(self.networks.values()), key=astuple))
 
     @property
     def examples(self) -> Tensor:

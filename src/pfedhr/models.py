@@ -68,7 +68,8 @@ def check_last_batch(spec: ModelSpec, example: Tensor, count: int, batch_size: i
     if batch_size > 1 and count % batch_size != 1:
         return
     try:
-        _check_output(spec, build(spec, 0).train(), example[:1], "a batch of one")
+        with seeded(0, "check"):
+            _check_output(spec, build(spec, 0).train(), example[:1], "a batch of one")
     except ModelError as error:
         raise ModelError(
             f"{place}: {count} examples in batches of {batch_size} leave a batch of one, and {error}; choose another batch "

@@ -19,7 +19,7 @@ from pfedhr.run import read_rounds
 from pfedhr.statistics import mean_or_none, worst_tenth
 from pfedhr.study import MADE, Cell
 
-STAGES = ("profile", "group", "propose", "assemble", "tune", "match")
+STAGES = ("profile", "group", "propose", "assemble", "ensemble", "tune", "match")
 """The stages of a server's step that are timed by themselves."""
 
 
@@ -73,6 +73,7 @@ class CellRow:
     group_seconds: float
     propose_seconds: float
     assemble_seconds: float
+    ensemble_seconds: float
     tune_seconds: float
     match_seconds: float
     candidates: float | None

@@ -62,13 +62,13 @@ def search(
     return complete(owner, groups, bank, alike(bank), rules=rules, limit=limit, rng=generator(seed), exclude_own=exclude_own)
 
 
-# The golden toy of specs 1.5 and 2.2: A = c1 c2 f3 f4, B = c1 c2 c3 f4 f5.
+# Two networks whose candidates are counted by hand: A = c1 c2 f3 f4, B = c1 c2 c3 f4 f5.
 TOY = make_bank(A="ccff", B="cccff")
 GROUPS = tuple(map(refs, ("A1 B1", "A2 B2 B3", "A3 B4", "A4 B5")))
 
 
 def test_the_golden_example_of_the_search() -> None:
-    # specs 2.2. A: {A2, B2, B3} x {A3, B4} x {A4, B5} in rising order; B: its own group 2 twice, so B3 is fixed.
+    # A: {A2, B2, B3} x {A3, B4} x {A4, B5} in rising order; B: its own group 2 twice, so B3 is fixed.
     for owner, count in (("A", 7), ("B", 2)):
         for seed in range(8):
             found = search(owner, GROUPS, TOY, seed)
@@ -93,7 +93,7 @@ def test_each_block_of_the_group_is_the_anchor_as_often_as_any_other() -> None:
 
 
 def test_where_no_block_is_left_the_own_blocks_complete() -> None:
-    # specs 2.2: the anchor's index is 2, so that the third place reaches 4, and group 4 has nothing beyond it.
+    # The anchor's index is 2, so that the third place reaches 4, and group 4 has nothing beyond it.
     groups = tuple(map(refs, ("A1 B2", "A2 B3 B1", "A3 B4", "A4", "B5")))
     completed = set()
     for seed in range(12):
@@ -116,7 +116,6 @@ def test_a_prefix_that_blocks_a_level_is_dropped_and_not_completed() -> None:
 
 
 def test_the_own_chain_is_among_the_candidates_if_it_may_be_and_told_if_it_may_not() -> None:
-    # specs 2.7
     own = Recipe(TOY.chain("A"))
     for seed in range(8):
         kept, left_out = search("A", GROUPS, TOY, seed), search("A", GROUPS, TOY, seed, exclude_own=True)
@@ -198,7 +197,7 @@ def test_own_blocks_that_complete_keep_to_the_order_of_operations_too() -> None:
 
 
 def literal(owner: str, anchor: BlockRef, groups: Groups, bank: BlockBank, rules: CompletionRules) -> set[tuple[BlockRef, ...]]:
-    """The search as printed in specs 2.2, all tuples tried one by one; then from an earlier stop until something is left."""
+    """The search as the paper prints it, all tuples tried one by one; then from an earlier stop until something is left."""
     chain = bank.chain(owner)
     group_of = {ref: members for members in groups for ref in members}
     levels: list[Sequence[BlockRef]] = [[anchor]]

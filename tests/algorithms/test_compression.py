@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from toy import equal
 
-from pfedhr.algorithms.compression import Change, apply, compress, differences, expand, rank, size
+from pfedhr.algorithms.compression import Change, apply, change_size, compress, differences, expand, rank
 from pfedhr.algorithms.private import common_weights
 from pfedhr.models import ModelSpec
-from pfedhr.parcel import Tensors, pack, unpack
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+from pfedhr.parcel import pack, unpack
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -43,7 +40,7 @@ def test_a_matrix_of_rank_one_takes_one_part(energy: float) -> None:
     matrix = torch.outer(noise(9), noise(7, seed=1)).reshape(9, 7, 1, 1)
     change = compress({"conv": matrix}, energy, ())
     assert (change.left["conv"].shape, change.right["conv"].shape) == ((9, 1), (1, 7))
-    assert size(change) == 16
+    assert change_size(change) == 16
     assert torch.allclose(expand(change, {"conv": matrix})["conv"], matrix, atol=1e-5)
 
 
@@ -68,7 +65,7 @@ def test_only_matrices_that_gain_by_it_are_compressed() -> None:
 def test_changes_survive_the_wire_and_a_network_that_stood_still_sends_next_to_nothing() -> None:
     before = common_weights(ModelSpec("mlp", (1, 8, 8), 4), 0)
     still = compress(differences(before, before), 0.95, ())
-    assert size(still) == sum(value.numel() for name, value in before.items() if value.dim() < 2)
+    assert change_size(still) == sum(value.numel() for name, value in before.items() if value.dim() < 2)
     assert equal(apply(unpack(Change, pack(still)), before), before)
 
 

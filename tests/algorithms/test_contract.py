@@ -33,9 +33,9 @@ SMALL = {
     "fedproto": {},
     "fedtgp": {},
     "fedgh": {},
-    "fedmd": {"digest_batch_size": 8},
+    "fedmd": {"consensus_batch_size": 8},
     "feddistill": {},
-    "fccl": {"collaboration_batch_size": 8},
+    "fccl": {"consensus_batch_size": 8},
     "fml": {"common_network": "mlp"},
     "fedkd": {},
     "fedkemf": {"tuning_epochs": 1, "tuning_batch_size": 8},
@@ -48,6 +48,8 @@ ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes"}
 WIDTHS = {"heterofl": ("cnn4-quarter", "cnn4-eighth")}
 LOCAL_WHEN_ALONE = {"local", "lg-fedavg", "feddistill"}
 """What the other clients give is all that these add, so that one client alone learns as without them, bit for bit."""
+OWN_TEACHERS = {"pfedhr", "pfedclub"}
+"""A teacher is made for a client of what it has sent: whoever has sent nothing yet has none."""
 NEEDS_LABELS = {"local-public", "fedmd"}
 NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
 METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]
@@ -203,6 +205,28 @@ def test_a_missing_reply_does_no_harm(algorithm: Algorithm) -> None:
         results = list(federate(algorithm, engine, engine.server_view, list(cohort.networks), Schedule(2, 4), 0))
     assert set(results[-1].scores) == {"client00", "client02", "client03"}
     assert "client01" in results[-1].progress.unscored
+
+
+class Late(InProcess):
+    """An engine that reaches one client in the third round only."""
+
+    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
+        return super().exchange({client: one for client, one in outbox.items() if client != "client03" or one.round == 3})
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_who_comes_late_gets_what_the_others_have(algorithm: Algorithm) -> None:
+    cohort = suited(algorithm, "cnn1", "mlp")
+    with Workers(cohort) as workers:
+        engine = Late(algorithm, workers)
+        results = list(federate(algorithm, engine, engine.server_view, list(cohort.networks), Schedule(3, 4), 0))
+    late, others = results[-1].scores["client03"], [results[-1].scores[client] for client in ("client01", "client02")]
+    assert "client03" not in results[1].scores
+    if algorithm.name in OWN_TEACHERS:
+        assert late.teacher is None
+        assert all(one.teacher for one in others)
+    else:
+        assert (late.teacher is not None) == all(one.teacher for one in others) == any(one.teacher for one in others)
 
 
 @pytest.mark.parametrize("algorithm", METHODS)

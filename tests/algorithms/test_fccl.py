@@ -8,7 +8,6 @@ import functools
 import pytest
 import torch
 from test_contract import run
-from torch import nn
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
@@ -88,7 +87,7 @@ def test_the_first_round_is_the_private_training_that_is_remembered() -> None:
 def test_without_public_steps_and_memory_fccl_learns_as_if_alone() -> None:
     cohort = make_cohort("cnn1", labelled=False)
     _, alone = run(Local(), cohort, Schedule(3, 4))
-    _, states = run(FCCL(collaboration_epochs=0, memory_weight=0), cohort, Schedule(3, 4))
+    _, states = run(FCCL(consensus_epochs=0, memory_weight=0), cohort, Schedule(3, 4))
     for client, state in states.items():
         weights = unpack(Rooted, state or b"").weights
         assert all(torch.equal(weights[name], value) for name, value in unpack(Own, alone[client] or b"").weights.items())
@@ -103,14 +102,14 @@ def test_memory_is_of_the_round_before_and_of_the_first_training() -> None:
     term = FCCL(memory_weight=0.5)._memory(view, [kept, first])
     assert term is not None
     assert term(logits, batch).item() == pytest.approx(0.5 * float(slow), rel=1e-4)
-    step = functools.partial(FCCL(collaboration_epochs=0).client_step, message=Consensus(None, 0), view=view)
+    step = functools.partial(FCCL(consensus_epochs=0).client_step, message=Consensus(None, 0), view=view)
     losses = {name: step(Rooted(kept, one))[2]["loss"] for name, one in (("kept", kept), ("first", first))}
     assert losses["first"] > losses["kept"]  # at first the network is what it was before, so only the other differs from it
 
 
 def test_memory_holds_a_client_near_what_it_said_before() -> None:
     def moved(memory_weight: float) -> float:
-        cohort, method = make_cohort("mlp", epochs=8), FCCL(memory_weight=memory_weight, collaboration_epochs=0)
+        cohort, method = make_cohort("mlp", epochs=8), FCCL(memory_weight=memory_weight, consensus_epochs=0)
         view = cohort.client_view("client00", 1)
         idle = dataclasses.replace(view, training=Training(1, 8, 0.002))
         state, _, _ = method.client_step(method.init_client(view), Consensus(None, 0), idle)
@@ -130,9 +129,9 @@ def test_collaboration_lowers_the_loss_against_a_fixed_mean() -> None:
     losses = {}
     for epochs in (1, 30):
         idle = dataclasses.replace(view, training=Training(0, 8, 0.002))
-        method = FCCL(collaboration_epochs=epochs, memory_weight=0)
+        method = FCCL(consensus_epochs=epochs, memory_weight=0)
         _, _, metrics = method.client_step(Rooted(weights, weights), Consensus(scores, 1), idle)
-        losses[epochs] = metrics["collaboration_loss"]
+        losses[epochs] = metrics["consensus_loss"]
     assert losses[30] < losses[1] / 2
 
 
@@ -146,14 +145,10 @@ def test_the_consensus_is_the_plain_mean_of_those_who_replied() -> None:
     assert FCCL().server_step(server, {}, view)[0] is server
 
 
-def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
-
-
 def test_a_last_public_batch_of_one_that_a_network_cannot_learn_from_is_refused() -> None:
-    cohort = make_cohort(f"{__name__}:normed")
-    method = FCCL(public_examples=9, collaboration_batch_size=8)
-    with pytest.raises(ModelError, match=r"algorithm.collaboration_batch_size.*9 examples in batches of 8"):
+    cohort = make_cohort("toy:normed")
+    method = FCCL(public_examples=9, consensus_batch_size=8)
+    with pytest.raises(ModelError, match=r"algorithm.consensus_batch_size.*9 examples in batches of 8"):
         method.check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))
 
 
@@ -163,8 +158,8 @@ def test_a_last_public_batch_of_one_that_a_network_cannot_learn_from_is_refused(
         {"correlation_weight": -1},
         {"memory_weight": -0.5},
         {"public_examples": 1},
-        {"collaboration_epochs": -1},
-        {"collaboration_batch_size": 1},
+        {"consensus_epochs": -1},
+        {"consensus_batch_size": 1},
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:

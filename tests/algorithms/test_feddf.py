@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
 from test_contract import run
 from torch import nn
-from toy import make_cohort
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.fedavg import FedAvg
-from pfedhr.algorithms.feddf import FedDF, Fusion, Fusions, Lecture, attend, ensemble_logits
-from pfedhr.algorithms.homogeneous import Held, Shared
+from pfedhr.algorithms.feddf import DistillationJob, FedDF, Fusion, Fusions, distil_into, ensemble_logits
+from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.private import common_weights, restore
 from pfedhr.algorithms.uploads import Upload, describe_network, upload
 from pfedhr.federate import Schedule
@@ -22,12 +23,10 @@ from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training, TrainingError, distil, soft_targets
 from pfedhr.models import ModelError, build
-from pfedhr.parcel import ParcelError, Tensors, pack, unpack
+from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.reassembly import DescriptionError, rebuild
 
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+CPU = torch.device("cpu")
 
 
 def sent(cohort: Cohort, seed: int = 0, known: tuple[str, ...] = ()) -> dict[str, Upload]:
@@ -45,11 +44,14 @@ def step(method: FedDF, cohort: Cohort, server: Fusions, replies: Mapping[str, U
         return method.server_step(server, replies, InProcess(method, workers).server_view(round))
 
 
+@pytest.mark.parametrize("schedule", [Schedule(2, 4), Schedule(4, 2)], ids=["all", "some"])  # of some, two come late
 @pytest.mark.parametrize("network", ["cnn1", "cnn4"])  # with dropout, and with batch norms besides
-def test_one_structure_without_distillation_is_fedavg_bit_for_bit(network: str) -> None:
+def test_one_structure_without_distillation_is_fedavg_bit_for_bit(network: str, schedule: Schedule) -> None:
     cohort = make_cohort(network)
-    plain, plain_states = run(FedAvg(), cohort, Schedule(2, 4))
-    fused, fused_states = run(FedDF(tuning_epochs=0), cohort, Schedule(2, 4))
+    plain, plain_states = run(FedAvg(), cohort, schedule)
+    fused, fused_states = run(FedDF(tuning_epochs=0), cohort, schedule)
+    assert all(plain_states.values())
+    assert len(plain[0].active) == schedule.active
     assert plain_states == fused_states
     mean = unpack(Shared, plain[-1].progress.server).weights
     server = unpack(Fusions, fused[-1].progress.server)
@@ -96,6 +98,47 @@ def test_the_ensemble_is_the_mean_of_all_logits_in_evaluation() -> None:
     assert torch.allclose(ensemble_logits(models, view), (first + second) / 2)
 
 
+def test_networks_teach_one_after_the_other() -> None:
+    cohort = make_cohort("mlp", clients=3)
+    view = InProcess(FedDF(), Workers(cohort)).server_view(1)
+    alive: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+    most = 0
+
+    def networks() -> Iterator[nn.Module]:
+        nonlocal most
+        for seed in range(4):
+            model = build(cohort.networks["client00"], seed)
+            alive.add(model)
+            most = max(most, len(alive))
+            yield model
+            del model
+
+    logits = [predict(build(cohort.networks["client00"], seed), view.public.ready(CPU).inputs) for seed in range(4)]
+    assert torch.allclose(ensemble_logits(networks(), view), torch.stack(logits).mean(0), atol=1e-6)
+    assert most <= 2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_distillation_softens_both_sides_by_the_temperature(temperature: float) -> None:
+    cohort = make_cohort("mlp", clients=2)
+    inputs = cohort.federation.public.ready(CPU).inputs
+    replies = {
+        client: dataclasses.replace(one, weights={name: 3 * value for name, value in one.weights.items()})
+        for client, one in sent(cohort).items()
+    }
+    logits = [predict(rebuild(one.blueprint, one.weights), inputs) for one in replies.values() if one.blueprint]
+    targets = (torch.stack(logits).mean(0) / temperature).softmax(1)
+    untaught, _ = step(FedDF(tuning_epochs=0), cohort, Fusions({}, {}, {}), replies)
+    ((structure, weights),) = untaught.fused.items()
+    scores = (predict(rebuild(untaught.known[structure], weights), inputs) / temperature).log_softmax(1)
+    divergence = (targets * (targets.log() - scores)).sum(1).mean() * temperature**2
+    method = FedDF(tuning_epochs=1, tuning_batch_size=16, tuning_learning_rate=1e-9, temperature=temperature)
+    _, metrics = step(method, cohort, Fusions({}, {}, {}), replies)
+    assert metrics["distil_loss"][structure[:12]] == pytest.approx(divergence.item(), rel=1e-4)
+    assert len(logits) == 2
+    assert divergence > 1e-2
+
+
 def test_one_network_has_nothing_to_learn_from_itself() -> None:
     cohort = make_cohort("mlp", clients=1)
     model = build(cohort.networks["client00"], 0)
@@ -120,7 +163,7 @@ def test_a_network_learns_what_the_ensemble_says_and_nothing_else_changes() -> N
     kept = {name: value.clone() for name, value in weights.items()}
 
     def taught(epochs: int):
-        return attend(Lecture(description.blueprint, weights, targets, 1.0, Training(epochs, 8, 0.001)), view)
+        return distil_into(DistillationJob(description.blueprint, weights, targets, 1.0, Training(epochs, 8, 0.001)), view)
 
     assert taught(20).loss < taught(1).loss / 2
     assert equal(weights, kept)
@@ -135,7 +178,7 @@ def test_a_client_gets_its_own_structure_under_its_own_names_once_the_server_kno
     server, replies = Fusions({}, {}, {}), {}
     for client in cohort.networks:
         message = method.message(server, client)
-        assert message == Fusion(None, ())
+        assert message == Fusion({}, ())
         view = dataclasses.replace(cohort.client_view(client, 1), training=idle)
         states[client], replies[client], _ = method.client_step(states[client], message, view)
         assert equal(states[client].weights, common_weights(view.network, 0))  # all of one structure begin with it
@@ -151,7 +194,25 @@ def test_a_client_gets_its_own_structure_under_its_own_names_once_the_server_kno
         assert equal(after.shared, after.weights)
         assert reply.blueprint is None  # the server has it
         assert equal(reply.weights, changed[client].weights)
-    assert method.message(server, "a client never heard of").weights is None
+        assert list(method.message(server, client).weights) == [reply.structure]
+
+
+def test_a_client_never_heard_of_takes_the_network_of_its_structure_from_all() -> None:
+    cohort, method = make_cohort("cnn4", "mlp", "cnn1", "mlp"), FedDF(tuning_epochs=0)
+    replies = sent(cohort, 5)
+    server, _ = step(method, cohort, Fusions({}, {}, {}), {client: replies[client] for client in ("client00", "client01")})
+    message = method.message(server, "client03")
+    assert message.weights.keys() == server.fused.keys() == {replies[client].structure for client in ("client00", "client01")}
+    late = dataclasses.replace(cohort.client_view("client03", 2), training=Training(0, 8, 0.002))
+    after, reply, _ = method.client_step(method.init_client(late), message, late)
+    assert equal(reply.weights, replies["client01"].weights)
+    assert after.shared is not None
+    assert equal(after.shared, dict(build(late.network, 5, "client01").state_dict()))
+    # Nobody of its structure has replied: it begins as all of its structure do.
+    alone = dataclasses.replace(cohort.client_view("client02", 2), training=Training(0, 8, 0.002))
+    after, _, _ = method.client_step(method.init_client(alone), method.message(server, "client02"), alone)
+    assert after.shared is None
+    assert equal(after.weights, common_weights(alone.network, 0))
 
 
 def test_the_order_of_replies_changes_nothing() -> None:
@@ -228,10 +289,6 @@ def test_a_distillation_that_runs_away_names_structure_and_round() -> None:
         step(FedDF(tuning_learning_rate=1e38), cohort, Fusions({}, {}, {}), replies)
 
 
-def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
-
-
 class Unwritable(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -257,7 +314,7 @@ def test_settings_out_of_range_are_refused(method: FedDF, setting: str) -> None:
 
 
 def test_networks_that_cannot_travel_or_learn_in_these_batches_are_refused() -> None:
-    cohort = make_cohort(f"{__name__}:normed")
+    cohort = make_cohort("toy:normed")
     public = cohort.federation.public.take(torch.arange(9))
     with pytest.raises(ModelError, match=r"algorithm.tuning_batch_size.*9 examples in batches of 8 leave a batch of one"):
         FedDF(tuning_batch_size=8).check(Setup(cohort.networks, public, cohort.training, 4))

@@ -8,24 +8,20 @@ import math
 import pytest
 import torch
 from test_contract import run
-from torch import nn
 from torch.nn import functional
-from toy import make_cohort
+from toy import equal, kl, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms.compression import Change, compress, differences, size
+from pfedhr.algorithms.compression import Change, change_size, compress, differences
 from pfedhr.algorithms.fedkd import FedKD, Learnt, Mentee, Mentor, News, adaptive_loss
 from pfedhr.algorithms.private import common_weights, weights_of
 from pfedhr.federate import Schedule
+from pfedhr.heads import head_name
 from pfedhr.in_process import Cohort, InProcess, Workers
-from pfedhr.models import ModelSpec
-from pfedhr.parcel import ParcelError, Tensors, pack, unpack
+from pfedhr.models import ModelSpec, build
+from pfedhr.parcel import ParcelError, pack, unpack
 
 MLP = ModelSpec("mlp", (1, 8, 8), 4)
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -80,7 +76,7 @@ def test_clients_hold_the_server_s_mentee_bit_for_bit_whatever_they_missed(energ
     lengths = {client: len(method.message(history[-2], client).changes) for client in everyone}
     assert list(lengths.values()) == expected
     whole = sum(value.numel() for value in server.weights.values())
-    assert all(sum(map(size, one.latest)) <= whole for one in history)
+    assert all(sum(map(change_size, one.latest)) <= whole for one in history)
 
 
 def test_whoever_lacks_more_than_is_kept_gets_the_whole_mentee() -> None:
@@ -150,10 +146,6 @@ def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss() -> 
     distance = functional.mse_loss(mapped @ projection.T, features)
     found = torch.autograd.grad(adaptive_loss(own, common, labels, distance), leaves)
 
-    def kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        p = teacher.detach().softmax(1)
-        return (p * (p.log() - student.log_softmax(1))).sum(1).mean()
-
     sum_of_both = (functional.cross_entropy(own, labels) + functional.cross_entropy(common, labels)).item()
     mentor = (
         functional.cross_entropy(own, labels)
@@ -167,6 +159,21 @@ def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss() -> 
         expected = torch.autograd.grad(loss, [leaves[place] for place in places])
         for place, gradient in zip(places, expected, strict=True):
             assert torch.allclose(found[place], gradient, atol=1e-6)
+
+
+def test_the_classifier_stays_whole_on_both_ways() -> None:
+    cohort, method = make_cohort("mlp", clients=2), FedKD("mlp", 0.5, 0.5)
+    server, states = beginning(cohort, method)
+    view = cohort.client_view("client00", 1)
+    _, reply, _ = method.client_step(states["client00"], method.message(server, "client00"), view)
+    head = f"{head_name(build(MLP, 0), 4)}.weight"
+    # It would be smaller as a product, and the matrices before it are.
+    assert head in compress(reply.change.whole, 0.5, ()).left
+    assert reply.change.left.keys() == {name for name, value in server.weights.items() if value.dim() == 2} - {head}
+    server, _ = method.server_step(server, {"client00": reply}, InProcess(method, Workers(cohort)).server_view(1))
+    assert head in server.latest[-1].whole
+    assert server.latest[-1].left.keys() == reply.change.left.keys()
+    assert torch.equal(server.latest[-1].whole[head], reply.change.whole[head])
 
 
 def test_the_energy_rises_to_its_end() -> None:
@@ -196,13 +203,9 @@ def test_networks_of_any_two_widths_learn_together() -> None:
     assert set(shapes.values()) == {(64, 50), (256, 50)}
 
 
-def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())
-
-
 @pytest.mark.parametrize(
     ("own", "common", "place"),
-    [("mlp", f"{__name__}:headless", "algorithm.common_network"), (f"{__name__}:headless", "mlp", "clients.models")],
+    [("mlp", "toy:headless", "algorithm.common_network"), ("toy:headless", "mlp", "clients.models")],
 )
 def test_networks_without_features_are_refused(own: str, common: str, place: str) -> None:
     cohort = make_cohort(own)

@@ -7,15 +7,15 @@ import math
 import pytest
 import torch
 from test_contract import run
-from torch import nn
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms.consensus import Consensus, PublicScores, public_inputs
+from pfedhr.algorithms.consensus import Consensus, PublicScores
 from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedtgp import FedTGP, Trainable, adaptive_margin, margin_loss
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
+from pfedhr.algorithms.needs import public_data
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.per_class import ClassTable
 from pfedhr.federate import Schedule
@@ -40,23 +40,24 @@ def test_the_consensus_is_the_plain_mean() -> None:
 
 def test_subsets_are_the_same_for_all_clients_and_change_each_round() -> None:
     cohort = make_cohort("mlp")
-    first, second = (public_inputs(cohort.client_view(client, 1), 1, 6) for client in ("client00", "client01"))
+    method = FedMD(public_examples=6)
+    first, second = (method.public_inputs(cohort.client_view(client, 1), 1) for client in ("client00", "client01"))
     assert torch.equal(first, second)
     assert len(first) == 6
-    assert not torch.equal(first, public_inputs(cohort.client_view("client00", 1), 2, 6))
+    assert not torch.equal(first, method.public_inputs(cohort.client_view("client00", 1), 2))
 
 
 def test_without_public_steps_fedmd_learns_as_if_alone() -> None:
     cohort = make_cohort("cnn1", labelled=False)
     _, alone = run(Local(), cohort, Schedule(2, 4))
-    _, states = run(FedMD(pretraining_epochs=0, digest_epochs=0), cohort, Schedule(2, 4))
+    _, states = run(FedMD(pretraining_epochs=0, consensus_epochs=0), cohort, Schedule(2, 4))
     for client, state in states.items():
         weights = unpack(FedMD.client_state, state or b"").weights
         assert all(torch.equal(weights[name], value) for name, value in unpack(Own, alone[client] or b"").weights.items())
 
 
 def test_one_public_example_is_enough_to_align_on() -> None:
-    results, _ = run(FedMD(alignment_examples=1), make_cohort("mlp"), Schedule(2, 4))
+    results, _ = run(FedMD(public_examples=1), make_cohort("mlp"), Schedule(2, 4))
     server = unpack(Consensus, results[-1].progress.server)
     assert server.scores is not None
     assert server.scores.shape == (1, 4)
@@ -65,20 +66,16 @@ def test_one_public_example_is_enough_to_align_on() -> None:
 @pytest.mark.parametrize(
     ("method", "place"),
     [
-        (FedMD(alignment_examples=9, digest_batch_size=8, pretraining_epochs=0), "algorithm.digest_batch_size"),
+        (FedMD(public_examples=9, consensus_batch_size=8, pretraining_epochs=0), "algorithm.consensus_batch_size"),
         (FedMD(), "plan.batch_size and the public data"),
         (LocalPublic(), "plan.batch_size and the public data"),
     ],
 )
 def test_a_last_batch_of_one_that_a_network_cannot_learn_from_is_refused(method, place: str) -> None:
-    cohort = make_cohort(f"{__name__}:normed")
-    public = cohort.federation.public.take(torch.arange(16 if "digest" in place else 9))
+    cohort = make_cohort("toy:normed")
+    public = cohort.federation.public.take(torch.arange(16 if "consensus" in place else 9))
     with pytest.raises(ModelError, match=f"{place}.*9 examples in batches of 8 leave a batch of one"):
         method.check(Setup(cohort.networks, public, cohort.training, 4))
-
-
-def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
 
 
 def test_digesting_brings_clients_nearer_to_each_other() -> None:
@@ -98,8 +95,8 @@ def test_digesting_brings_clients_nearer_to_each_other() -> None:
             sent = [reply.logits for reply in replies.values()]
         return torch.stack(sent).std(0).mean().item()
 
-    digesting = spread(FedMD(pretraining_epochs=0, digest_epochs=20, digest_batch_size=4))
-    assert digesting < spread(FedMD(pretraining_epochs=0, digest_epochs=0))
+    digesting = spread(FedMD(pretraining_epochs=0, consensus_epochs=20, consensus_batch_size=4))
+    assert digesting < spread(FedMD(pretraining_epochs=0, consensus_epochs=0))
 
 
 def test_the_margin_loss_has_its_known_values() -> None:
@@ -128,7 +125,21 @@ def test_an_undefined_margin_is_the_limit_and_prototypes_of_known_classes_go_dow
     assert 0 < results[-1].server["margin"] <= 100
 
 
-@pytest.mark.parametrize("method", [FedMD(alignment_examples=0), FedTGP(server_batch_size=0), LocalPublic(public_epochs=-1)])
+def test_without_epochs_on_them_local_public_needs_no_public_data_and_is_local_bit_for_bit() -> None:
+    cohort, method = make_cohort("cnn1", labelled=False), LocalPublic(public_epochs=0)
+    assert method.public_use(labelled=True) == method.public_use(labelled=False) == "none"
+    assert LocalPublic().public_use(labelled=True) == "labels at clients"
+    setup = Setup(cohort.networks, cohort.federation.public.take(torch.arange(0)), cohort.training, 4)
+    public_data(method, setup)
+    method.check(setup)
+    assert run(method, cohort, Schedule(2, 4))[1] == run(Local(), cohort, Schedule(2, 4))[1]
+    with pytest.raises(
+        SettingError, match=r"local-public needs labels.*public.labelled = true, or algorithm.public_epochs = 0"
+    ):
+        LocalPublic().check(setup)
+
+
+@pytest.mark.parametrize("method", [FedMD(public_examples=0), FedTGP(server_batch_size=0), LocalPublic(public_epochs=-1)])
 def test_settings_out_of_range_are_refused(method) -> None:
     cohort = make_cohort("mlp")
     with pytest.raises(SettingError, match=f"algorithm.*{method.name}"):

@@ -9,31 +9,26 @@ import torch
 from test_contract import run
 from torch import Tensor, nn
 from torch.nn import functional
-from toy import make_cohort
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.fedavg import FedAvg
-from pfedhr.algorithms.heterofl import HeteroFL, Part, Whole
-from pfedhr.algorithms.homogeneous import Held, Shared
+from pfedhr.algorithms.held import Held, Shared
+from pfedhr.algorithms.heterofl import GlobalNetwork, HeteroFL, Portion
 from pfedhr.algorithms.private import common_weights
-from pfedhr.algorithms.slices import Slice, cut, divide, is_slice, joined, measure_statistics, rates_of, scaled, silence
+from pfedhr.algorithms.slices import Slice, divide, is_slice, joined, measure_statistics, rates_of, scaled, silence, slice_of
 from pfedhr.federate import Schedule
-from pfedhr.heads import HeadError
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors, pack, unpack
 from pfedhr.seeding import generator
-from pfedhr.zoo.cnn import _Maps
+from pfedhr.zoo.cnn import _cnn4, _Maps
 
 QUARTER = HeteroFL("cnn4-quarter")
 ALL = (0, 1, 2, 3)
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def shapes(weights: Tensors) -> dict[str, tuple[int, ...]]:
@@ -158,6 +153,10 @@ def test_widths_are_rounded_up() -> None:
     whole, part = (build(ModelSpec(name, (1, 8, 8), 4), 0) for name in (f"{__name__}:tiny_whole", f"{__name__}:tiny"))
     assert part.state_dict()["conv2.0.weight"].shape[0] == 4  # 0.0625 * 64
     assert is_slice(part, whole, torch.randn(3, 1, 8, 8))
+    third, whole = _cnn4((1, 8, 8), 4, 3), _cnn4((1, 8, 8), 4, 1)  # 3 divides none of the widths
+    sizes = [third.state_dict()[f"{name}.weight"].shape[0] for name in ("conv1.0", "conv2.0", "conv3.0", "fc1.0", "fc3")]
+    assert sizes == [11, 22, 43, 342, 4]  # 32, 64, 128 and 1024 by 3
+    assert is_slice(third.eval(), whole.eval(), torch.randn(3, 1, 8, 8))
 
 
 def tiny_whole(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -216,7 +215,7 @@ def test_absent_classes_are_silent_and_their_rows_never_trained() -> None:
     some = view.train.take(torch.isin(view.train.labels, torch.tensor([0, 2])).nonzero()[:, 0])
     view = dataclasses.replace(view, train=some, training=Training(2, 8, 0.01))
     state = QUARTER.init_client(view)
-    after, reply, _ = QUARTER.client_step(state, Part(None), view)
+    after, reply, _ = QUARTER.client_step(state, Portion(None), view)
     assert reply.classes == (0, 2)
     assert torch.equal(reply.weights["fc3.weight"][[1, 3]], state.weights["fc3.weight"][[1, 3]])
     assert not torch.equal(reply.weights["fc3.weight"][[0, 2]], state.weights["fc3.weight"][[0, 2]])
@@ -230,8 +229,8 @@ def test_the_loss_is_that_of_masked_and_scaled_outputs() -> None:
     some = view.train.take(torch.isin(view.train.labels, torch.tensor([1, 2])).nonzero()[:, 0])
     view = dataclasses.replace(view, train=some, training=Training(1, 64, 0.0))  # one batch, and no step
     method = named("wide")
-    _, reply, metrics = method.client_step(method.init_client(view), Part(None), view)
-    weights = cut(common_weights(ModelSpec(f"{__name__}:wide", (1, 8, 8), 4), 0), shapes(reply.weights))
+    _, reply, metrics = method.client_step(method.init_client(view), Portion(None), view)
+    weights = slice_of(common_weights(ModelSpec(f"{__name__}:wide", (1, 8, 8), 4), 0), shapes(reply.weights))
     ready = some.ready(view.device)
     hidden = ready.inputs.flatten(1)
     for layer in ("1", "3"):
@@ -246,7 +245,7 @@ def test_a_whole_client_with_all_classes_trains_as_in_fedavg() -> None:
     method = HeteroFL("cnn1")
     plain, _ = run(FedAvg(), cohort, Schedule(1, 4))
     results, states = run(method, cohort, Schedule(1, 4))
-    server, mean = unpack(Whole, results[-1].progress.server).weights, unpack(Shared, plain[-1].progress.server).weights
+    server, mean = unpack(GlobalNetwork, results[-1].progress.server).weights, unpack(Shared, plain[-1].progress.server).weights
     assert server is not None
     assert mean is not None
     assert all(torch.allclose(server[name], mean[name], atol=1e-6) for name in mean)
@@ -259,7 +258,7 @@ def test_a_whole_client_with_all_classes_trains_as_in_fedavg() -> None:
 def test_a_client_serves_what_it_trained() -> None:
     cohort = make_cohort("cnn4-eighth", clients=1)
     view = cohort.client_view("client00", 1)
-    after, reply, _ = QUARTER.client_step(QUARTER.init_client(view), Part(None), view)
+    after, reply, _ = QUARTER.client_step(QUARTER.init_client(view), Portion(None), view)
     twin = build(view.network, 0)
     twin.load_state_dict(reply.weights)
     inputs = view.train.ready(view.device).inputs
@@ -268,32 +267,32 @@ def test_a_client_serves_what_it_trained() -> None:
     assert torch.allclose(predict(QUARTER.personal_model(after, view), inputs), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_client_never_heard_of_cuts_the_whole_itself() -> None:
+def test_a_client_never_heard_of_cuts_the_global_network_itself() -> None:
     cohort = make_cohort("cnn4-quarter", "cnn4-eighth")
     start = common_weights(cohort.networks["client00"], 0)
     view = InProcess(QUARTER, Workers(cohort)).server_view(1)
     server = QUARTER.init_server(view)
-    assert QUARTER.message(server, "client01") == Part(None)
+    assert QUARTER.message(server, "client01") == Portion(None)
     replies = {}
     for client in ("client00", "client01"):
         own = cohort.client_view(client, 1)
         idle = dataclasses.replace(own, training=Training(0, 8, 0.002))
         state = QUARTER.init_client(own)
-        assert equal(state.weights, cut(start, shapes(state.weights)))
-        _, reply, _ = QUARTER.client_step(state, Part(None), idle)
+        assert equal(state.weights, slice_of(start, shapes(state.weights)))
+        _, reply, _ = QUARTER.client_step(state, Portion(None), idle)
         learnt = [name for name in start if "running" not in name and "tracked" not in name]
         assert all(torch.equal(reply.weights[name], state.weights[name]) for name in learnt)
-        _, replies[client], _ = QUARTER.client_step(state, Part(None), own)
+        _, replies[client], _ = QUARTER.client_step(state, Portion(None), own)
     server, _ = QUARTER.server_step(server, replies, view)
     assert server.weights is not None
     known, unknown = QUARTER.message(server, "client01").weights, QUARTER.message(server, "client03").weights
     assert known is not None
     assert unknown is not None
     assert equal(unknown, server.weights)
-    assert equal(known, cut(server.weights, shapes(replies["client01"].weights)))
+    assert equal(known, slice_of(server.weights, shapes(replies["client01"].weights)))
     late = cohort.client_view("client03", 2)
-    first = QUARTER.client_step(QUARTER.init_client(late), Part(unknown), late)
-    second = QUARTER.client_step(QUARTER.init_client(late), Part(known), late)
+    first = QUARTER.client_step(QUARTER.init_client(late), Portion(unknown), late)
+    second = QUARTER.client_step(QUARTER.init_client(late), Portion(known), late)
     assert equal(first[1].weights, second[1].weights)
     assert QUARTER.server_step(server, {}, view) == (server, {})
 
@@ -303,8 +302,8 @@ def test_the_order_of_replies_changes_nothing() -> None:
     view = InProcess(QUARTER, Workers(cohort)).server_view(1)
     weights = {client: build(network, 0, client).state_dict() for client, network in cohort.networks.items()}
     replies = {client: Slice(dict(held), (at, 3)) for at, (client, held) in enumerate(weights.items())}
-    first, _ = QUARTER.server_step(Whole(None, {}), replies, view)
-    second, _ = QUARTER.server_step(Whole(None, {}), dict(reversed(replies.items())), view)
+    first, _ = QUARTER.server_step(GlobalNetwork(None, {}), replies, view)
+    second, _ = QUARTER.server_step(GlobalNetwork(None, {}), dict(reversed(replies.items())), view)
     assert pack(first) == pack(second)
     assert list(first.shapes) == list(cohort.networks)
 
@@ -342,14 +341,26 @@ def test_networks_that_are_slices_are_taken() -> None:
     check(named("wide"), make_cohort(f"{__name__}:narrow"))
 
 
-def test_an_adapter_an_unknown_whole_and_one_without_a_head_are_refused() -> None:
+def test_an_adapter_an_unknown_global_network_and_one_without_a_head_are_refused() -> None:
     with pytest.raises(SettingError, match=r"heterofl.*algorithm.global_network.*clients.features = 0.*clients.models"):
         check(QUARTER, make_cohort("cnn4-eighth", features=16))
     with pytest.raises(SettingError, match=r"algorithm.global_network of heterofl: unknown model 'cnn5': did you mean"):
         check(HeteroFL("cnn5"), make_cohort("cnn4"))
-    with pytest.raises(HeadError, match="no linear layer of 4 outputs"):
-        check(named("headless"), make_cohort(f"{__name__}:headless"))
+    with pytest.raises(SettingError, match=r"global_network = .*headless' of heterofl.*no linear layer of 4 outputs"):
+        check(HeteroFL("toy:headless"), make_cohort("toy:headless"))
 
 
-def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())
+class Turned(nn.Module):
+    """Two linear layers of as many outputs as there are classes, the last one the first by name."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.out, self.body = nn.Linear(classes, classes), nn.Linear(64, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(self.body(images.flatten(1)).relu())
+
+
+def test_a_global_network_whose_last_linear_layer_is_not_its_output_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"Turned' of heterofl.*last linear layer, 'body', is not what it returns"):
+        check(named("Turned"), make_cohort(f"{__name__}:Turned"))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
 from test_contract import run
 from torch import nn
-from toy import make_cohort
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.averaging import mixed, weighted_mean
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.fedprox import FedProx, proximal
-from pfedhr.algorithms.homogeneous import Held, Shared, Trained
+from pfedhr.algorithms.held import Held, Shared
+from pfedhr.algorithms.homogeneous import Trained
 from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.per_fedavg import PerFedAvg, meta_gradient
 from pfedhr.algorithms.pfedme import PFedMe
@@ -24,13 +26,10 @@ from pfedhr.algorithms.shared_head import take_head
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training
-from pfedhr.parcel import Tensors, unpack
+from pfedhr.models import build
+from pfedhr.parcel import unpack
 
 ONE_STRUCTURE = ["fedavg", "fedprox", "per-fedavg", "pfedme"]
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_mean_counts_examples() -> None:
@@ -139,6 +138,27 @@ def test_pfedme_keeps_its_personal_model_apart() -> None:
     held = unpack(Held, states["client00"] or b"")
     assert held.shared is not None
     assert not equal(held.weights, held.shared)
+
+
+def test_pfedme_carries_weights_beyond_their_mean_and_running_statistics_no_further() -> None:
+    cohort = make_cohort("cnn4-eighth", clients=2)
+    view = InProcess(PFedMe(), Workers(cohort)).server_view(2)
+    learnt = {name for name, _ in build(cohort.networks["client00"], 0).named_parameters()}
+    old = {name: torch.full_like(value, 8) for name, value in common_weights(cohort.networks["client00"], 0).items()}
+    own = cohort.client_view("client00", 2)
+    _, reply, _ = PFedMe().client_step(PFedMe().init_client(own), Shared(None), own)
+    assert set(reply.buffers) == old.keys() - learnt
+    sent = {
+        client: replace(reply, weights={name: torch.full_like(value, at) for name, value in old.items()})
+        for client, at in (("client00", 1), ("client01", 3))
+    }
+    for mixing, weight, statistic in ((0.5, 5, 5), (1.0, 2, 2), (2.0, -4, 2)):
+        server, _ = PFedMe(mixing=mixing).server_step(Shared(old), sent, view)
+        assert server.weights is not None
+        assert list(server.weights) == list(old)
+        for name, value in server.weights.items():
+            expected = weight if name in learnt else statistic if value.is_floating_point() else 3
+            assert torch.equal(value, torch.full_like(value, expected)), (mixing, name)
 
 
 def test_lg_fedavg_shares_the_head_alone() -> None:

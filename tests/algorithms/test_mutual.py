@@ -8,32 +8,28 @@ import math
 import pytest
 import torch
 from test_contract import run
-from torch import nn
 from torch.nn import functional
-from toy import make_cohort
+from toy import equal, kl, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.fedavg import FedAvg
-from pfedhr.algorithms.fedkemf import FedKEMF, Knowledge, ensemble
-from pfedhr.algorithms.fml import FML, Meme
-from pfedhr.algorithms.homogeneous import Held, Shared
+from pfedhr.algorithms.fedkemf import FedKEMF, ensemble
+from pfedhr.algorithms.fml import FML
+from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.mutual import Mutual
+from pfedhr.algorithms.mutual import CommonWeights, Mutual
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import common_weights, restore, weights_of
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
-from pfedhr.learning import batches
+from pfedhr.inference import predict
+from pfedhr.learning import TrainingError, batches
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import Tensors, unpack
 from pfedhr.seeding import generator
 
 MLP = ModelSpec("mlp", (1, 8, 8), 4)
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def distance(first: Tensors, second: Tensors) -> float:
@@ -72,17 +68,12 @@ def test_the_common_network_of_fml_is_then_the_plain_mean_of_fedavg_bit_for_bit(
 
 def test_the_mean_of_fml_is_plain_and_stays_without_replies() -> None:
     view = InProcess(FML(), Workers(make_cohort("mlp"))).server_view(1)
-    sent = {"b": Meme(other_weights(1)), "a": Meme(other_weights(2)), "c": Meme(other_weights(3))}
+    sent = {"b": CommonWeights(other_weights(1)), "a": CommonWeights(other_weights(2)), "c": CommonWeights(other_weights(3))}
     server, _ = FML().server_step(Shared(None), sent, view)
     assert server.weights is not None
     for name, value in server.weights.items():
         assert torch.allclose(value, torch.stack([one.weights[name] for one in sent.values()]).mean(0), atol=1e-6)
     assert FML().server_step(server, {}, view)[0] is server
-
-
-def kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    p = teacher.detach().softmax(1)
-    return (p * (p.log() - student.log_softmax(1))).sum(1).mean()
 
 
 @pytest.mark.parametrize("name", ["fml", "fedkemf"])
@@ -156,9 +147,9 @@ def test_a_knowledge_network_that_is_its_ensemble_has_nothing_to_learn(kind) -> 
     view = InProcess(FedKEMF(), Workers(make_cohort("mlp"))).server_view(1)
     method = FedKEMF("mlp", ensemble=kind, tuning_epochs=1)
     weights = other_weights(3)
-    alone, metrics = method.server_step(Shared(weights), {"a": Knowledge(weights)}, view)
-    assert metrics["fusion_loss"] == pytest.approx(0, abs=1e-6)
-    three, _ = method.server_step(Shared(weights), {name: Knowledge(weights) for name in "abc"}, view)
+    alone, metrics = method.server_step(Shared(weights), {"a": CommonWeights(weights)}, view)
+    assert metrics["distil_loss"] == pytest.approx(0, abs=1e-6)
+    three, _ = method.server_step(Shared(weights), {name: CommonWeights(weights) for name in "abc"}, view)
     # Adam makes steps of what rounding leaves of a gradient of 0; they are steps of its learning rate at most.
     for after in (alone, three):
         assert after.weights is not None
@@ -168,14 +159,16 @@ def test_a_knowledge_network_that_is_its_ensemble_has_nothing_to_learn(kind) -> 
 
 def test_fusion_brings_the_knowledge_network_to_the_ensemble() -> None:
     view = InProcess(FedKEMF(), Workers(make_cohort("mlp", labelled=False))).server_view(2)
-    replies = {name: Knowledge(other_weights(seed)) for seed, name in enumerate("ab", start=7)}
+    replies = {name: CommonWeights(other_weights(seed)) for seed, name in enumerate("ab", start=7)}
     losses = {}
     for epochs in (1, 40):
         method = FedKEMF("mlp", tuning_epochs=epochs, tuning_batch_size=8)
         _, metrics = method.server_step(Shared(None), replies, view)
-        losses[epochs] = metrics["fusion_loss"]
+        losses[epochs] = metrics["distil_loss"]
         assert {"ensemble_seconds", "tune_seconds"} < metrics.keys()
     assert losses[40] < losses[1] / 10
+    with pytest.raises(TrainingError, match="distilling the ensemble in round 2"):
+        FedKEMF("mlp", tuning_learning_rate=1e38).server_step(Shared(None), replies, view)
     turned = dict(reversed(replies.items()))
     server, _ = FedKEMF("mlp").server_step(Shared(None), replies, view)
     again, _ = FedKEMF("mlp").server_step(Shared(None), turned, view)
@@ -186,13 +179,33 @@ def test_fusion_brings_the_knowledge_network_to_the_ensemble() -> None:
     assert not equal(server.weights, mean)
 
 
+def test_each_kind_of_ensemble_is_what_the_server_distils() -> None:
+    cohort = make_cohort("mlp", clients=2)
+    view = InProcess(FedKEMF(), Workers(cohort)).server_view(1)
+    inputs = cohort.federation.public.ready(torch.device("cpu")).inputs
+    # Networks that are sure of different things, so that the mean of probabilities and the largest logits differ.
+    sure = [{name: 3 * value for name, value in other_weights(seed).items()} for seed in (7, 8)]
+    replies = {"a": CommonWeights(sure[0]), "b": CommonWeights(sure[1])}
+    first, second = (predict(restore(MLP, one.weights), inputs) for one in replies.values())
+    targets = {"average": (first.softmax(1) + second.softmax(1)) / 2, "maximum": torch.maximum(first, second).softmax(1)}
+    start = predict(restore(MLP, other_weights(5)), inputs)
+    found, losses = {}, {}
+    for kind, target in targets.items():
+        still = FedKEMF("mlp", ensemble=kind, tuning_epochs=1, tuning_learning_rate=1e-9)
+        _, metrics = still.server_step(Shared(other_weights(5)), replies, view)
+        losses[kind] = metrics["distil_loss"]
+        assert losses[kind] == pytest.approx((target * (target.log() - start.log_softmax(1))).sum(1).mean().item(), rel=1e-4)
+        found[kind], _ = FedKEMF("mlp", ensemble=kind).server_step(Shared(other_weights(5)), replies, view)
+    assert abs(losses["average"] - losses["maximum"]) > 1e-2 * losses["average"]
+    average, maximum = (found[kind].weights for kind in targets)
+    assert average is not None
+    assert maximum is not None
+    assert not equal(average, maximum)
+
+
 def test_what_methods_take_of_public_data() -> None:
     assert FML().public_use(labelled=True) == "none"
     assert FedKEMF().public_use(labelled=True) == "inputs at the server"
-
-
-def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
 
 
 @pytest.mark.parametrize("method", [FML, FedKEMF])
@@ -201,7 +214,7 @@ def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
     [
         ("cnn9", "unknown model"),
         ("lstm", "tokens"),
-        (f"{__name__}:normed", "batch of one"),
+        ("toy:normed", "batch of one"),
     ],
 )
 def test_common_networks_that_cannot_be_trained_are_refused(method: type[Mutual], network: str, reason: str) -> None:

@@ -10,7 +10,7 @@ from test_contract import run
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
-from toy import make_cohort
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.pfedbayes import (
@@ -29,10 +29,6 @@ from pfedhr.learning import Training
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors, pack, unpack
 from pfedhr.seeding import generator
-
-
-def equal(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -169,18 +165,21 @@ def test_what_is_not_distributed_is_averaged_with_the_rest() -> None:
 
 
 def test_one_step_follows_the_loss_written_out() -> None:
-    cohort = make_cohort("mlp", clients=1)
-    view = cohort.client_view("client00", 1)
+    cohort = make_cohort("mlp", clients=1, seed=3)
+    # All examples in one batch, whose order the loss does not see, and no step.
+    view = dataclasses.replace(cohort.client_view("client00", 1), training=Training(1, 64, 0.0))
     method = PFedBayes(divergence_weight=0.7, initial_rho=-3.0, samples=2)
     start = method.init_client(view).own
     own = Distribution({name: value + 0.05 for name, value in start.means.items()}, start.rhos)
+    _, _, metrics = method.client_step(Believed(own, None), Prior(start), view)
+
     pair = Pair(view, own, start)
-    inputs, labels = view.train.ready(view.device).inputs[:8], view.train.labels[:8]
-    noise = generator(1, "noise")
+    inputs, labels = view.train.ready(view.device).inputs, view.train.labels
+    noise = generator(3, 1, "client00", "noise")
     loss = torch.stack([functional.cross_entropy(pair.draw(inputs, noise), labels) for _ in range(2)]).mean()
     loss = loss + 0.7 / 24 * pair.divergence()
 
-    noise = generator(1, "noise")
+    noise = generator(3, 1, "client00", "noise")
     q = {name: (own.means[name].clone().requires_grad_(), own.rhos[name].clone().requires_grad_()) for name in start.rhos}
     w = {name: (start.means[name].clone().requires_grad_(), start.rhos[name].clone().requires_grad_()) for name in start.rhos}
     network, expected = build(view.network, 0), torch.zeros(())
@@ -193,6 +192,7 @@ def test_one_step_follows_the_loss_written_out() -> None:
         (m1, r1), (m2, r2) = q[name], w[name]
         s1, s2 = torch.log1p(r1.exp()), torch.log1p(r2.exp())
         expected = expected + 0.7 / 24 * ((s2 / s1).log() + (s1**2 + (m1 - m2) ** 2) / (2 * s2**2) - 0.5).sum()
+    assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
     expected.backward()
@@ -256,6 +256,7 @@ def test_recurrent_and_attention_layers_are_drawn_too() -> None:
         (PFedBayes(divergence_weight=-0.1), "divergence_weight"),
         (PFedBayes(samples=0), "samples"),
         (PFedBayes(mixing=0.0), "mixing"),
+        (PFedBayes(mixing=1.5), "mixing"),  # running variances would be carried beyond their mean
         (PFedBayes(initial_rho=float("nan")), "initial_rho"),
     ],
 )

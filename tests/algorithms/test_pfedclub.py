@@ -86,7 +86,6 @@ def test_without_weight_on_the_teacher_it_is_local_bit_for_bit() -> None:
 
 
 def test_every_teacher_has_as_many_blocks_as_its_students_network() -> None:
-    # specs 2.7
     cohort = make_cohort("cnn1", "cnn4", "resnet", "mlp")
     held, _ = bank_of(cohort)
     for round in (1, 2, 3):
@@ -110,7 +109,7 @@ def test_the_anchor_is_drawn_anew_each_round() -> None:
 
 
 def test_an_own_chain_that_is_not_left_out_is_the_best_match() -> None:
-    # specs 2.7: the anchor is the own first block
+    # The anchor is the own first block
     cohort = make_cohort("cnn1", "mlp", clients=2)
     held, bank = bank_of(cohort)
     images = images_of(cohort)
@@ -138,7 +137,7 @@ def test_an_own_chain_that_is_not_left_out_is_the_best_match() -> None:
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_blocks_stay_as_they_were_bit_for_bit_and_stitches_learn(labelled: bool) -> None:
-    # specs 2.7, with batch norms in the blocks of cnn4 and resnet
+    # With batch norms in the blocks of cnn4 and resnet
     cohort = make_cohort("cnn4", "resnet", clients=2, labelled=labelled)
     held, bank = bank_of(cohort)
     recipe = Recipe((BlockRef("client00", 1), BlockRef("client01", 2), BlockRef("client00", 3), BlockRef("client01", 3)))
@@ -163,13 +162,18 @@ def test_frozen_blocks_stay_in_eval_mode_but_for_recurrent_layers() -> None:
     network = torch.nn.Sequential()
     network.add_module("block1", torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5)))
     network.add_module("stitch2_light", torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()))
-    network.add_module("block2", torch.nn.Sequential(torch.nn.LSTM(4, 4)))
+    network.add_module("block2", torch.nn.Sequential(torch.nn.LSTM(4, 4, num_layers=2, dropout=0.5)))
     model = FrozenBlocks(network).train()
     modes = {name: module.training for name, module in model.named_modules() if name}
     assert {name for name, training in modes.items() if training} == {
         "stitch2_light", "stitch2_light.0", "stitch2_light.1", "block2.0",
     }  # fmt: skip
     assert not any(module.training for module in model.eval().modules())
+    # Dropout between recurrent layers is no module of its own: what it drops would be drawn anew each time.
+    sequence = torch.ones(3, 2, 4)
+    layers = model.train().get_submodule("block2")
+    assert torch.equal(layers(sequence)[0], layers(sequence)[0])
+    assert torch.equal(layers(sequence)[0], model.eval().get_submodule("block2")(sequence)[0])
     assert [name for name, value in model.named_parameters() if value.requires_grad] == [
         "stitch2_light.0.weight",
         "stitch2_light.0.bias",
@@ -255,17 +259,26 @@ def test_no_teacher_is_larger_than_its_budget_unless_told(budget: float) -> None
     assert free["found"] == metrics["found"]  # counted before the budget
 
 
-def test_with_no_room_for_stitches_a_teacher_of_equal_networks_is_no_larger() -> None:
-    # specs 2.7: eta = 0
+def test_with_no_room_for_stitches_a_teacher_of_equal_networks_is_no_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = make_cohort("mlp", clients=3)
+    _, bank = bank_of(cohort)
+    by_index = tuple(tuple(ref for ref in bank if ref.index == index) for index in (1, 2, 3, 4))
+    monkeypatch.setattr("pfedhr.algorithms.pfedclub.group", lambda similarity, count: by_index)
     algorithm = replace(SMALL, groups=4, tuning_epochs=0, size_budget=0.0, candidates=50)
+    whole = {str(Recipe(bank.chain(client))) for client in bank.owners}
+    kinds = set()
     for round in range(1, 5):
         server, metrics = step(cohort, algorithm, round)
         for client in server.waiting:
             teacher = algorithm.message(server, client).teacher
             stitched = any(name.startswith(("stitch", "head")) for name in teacher.weights)
+            kinds.add(stitched)
+            # Without a stitch it is another client's network; with one where the anchor is the client's own first block.
             assert metrics["over_budget"].count(client) == stitched
-            assert stitched or metrics["size_ratios"][client] <= 0
+            assert (str(teacher.recipe) in whole) is not stitched
+            assert (teacher.recipe.blocks[0].owner == client) is stitched
+            assert stitched or metrics["size_ratios"][client] == 0
+    assert kinds == {True, False}
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("light", 1), ("light", 3), ("full", 2)])
@@ -367,6 +380,7 @@ def test_more_groups_than_a_round_has_blocks_are_refused() -> None:
 def test_what_it_takes_of_the_public_data_is_told() -> None:
     assert PFedClub().public_use(True) == "labels at the server"
     assert PFedClub().public_use(False) == "inputs at the server"
+    assert PFedClub(tuning_epochs=0).public_use(True) == "inputs at the server"  # nothing learns, so no label is read
 
 
 def test_no_budget_survives_the_experiment_file_and_a_budget_the_command_line() -> None:

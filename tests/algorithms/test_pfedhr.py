@@ -85,7 +85,7 @@ def test_without_weight_on_the_teacher_it_is_local_bit_for_bit() -> None:
 
 
 def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
-    # specs 1.13, 6: one client, groups may repeat, nothing tuned
+    # One client, groups may repeat, nothing tuned
     cohort = make_cohort("cnn1", clients=1)
     model, probe = initial_network(cohort, "client00"), cohort.federation.public.ready(torch.device("cpu")).inputs
     bank = deposit({"client00": model}, probe)
@@ -233,7 +233,6 @@ def test_where_the_rules_allow_nothing_clients_train_without_a_teacher() -> None
 
 
 def test_the_order_and_the_names_of_replies_do_not_matter() -> None:
-    # specs 1.13, 8, for the whole step
     cohort = make_cohort("cnn1", "mlp", clients=4)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
     uploads = uploads_of(cohort)
@@ -312,7 +311,7 @@ def test_full_stitches_are_told() -> None:
 
 
 def test_a_teacher_equal_to_the_student_teaches_nothing() -> None:
-    # specs 1.13, 5: through a teacher that is the student's own network, in eval mode
+    # Through a teacher that is the student's own network, in eval mode
     cohort = make_cohort("mlp", clients=1)
     view = cohort.client_view("client00", 1)
     model, own = initial_network(cohort, "client00"), own_chain(cohort, "client00")
@@ -376,6 +375,7 @@ def test_unlabelled_tuning_needs_images() -> None:
     setup = Setup({"a": ModelSpec("mlp", (12,), 3)}, Unlabelled(torch.zeros(5, 12)), Training(1, 8, 1e-3), 1)
     with pytest.raises(SettingError, match=r"public.labelled = false.*\(12,\)"):
         PFedHR(groups=2).check(setup)
+    PFedHR(groups=2, tuning_epochs=0).check(setup)  # nothing to tune
 
 
 def test_weights_of_another_network_are_refused() -> None:
@@ -430,12 +430,8 @@ def test_a_teacher_of_parts_that_do_not_fit_is_refused(part: str, message: str) 
         teacher_network(replace(teacher, parts=renamed))
 
 
-def normed(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, classes))
-
-
 def test_public_data_that_leave_a_batch_of_one_are_refused_before_training() -> None:
-    cohort = make_cohort(f"{__name__}:normed")
+    cohort = make_cohort("toy:normed")
     PFedHR(groups=2, tuning_batch_size=8).check(setup_of(cohort))
     with pytest.raises(ModelError, match=r"tuning_batch_size and the public data: 16 examples in batches of 5 leave"):
         PFedHR(groups=2, tuning_batch_size=5).check(setup_of(cohort))

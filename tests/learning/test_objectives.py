@@ -10,7 +10,6 @@ from pfedhr.seeding import generator
 
 
 def test_nt_xent_known_answers() -> None:
-    # specs 1.13, 7
     same = torch.ones(8, 3)
     assert nt_xent(same, same).item() == pytest.approx(math.log(15), abs=1e-5)
     pairs = torch.tensor([[1.0, 0], [0, 1]])
@@ -41,7 +40,7 @@ def test_distillation_is_the_kl_of_softmaxes() -> None:
 
 
 def test_a_teacher_that_agrees_teaches_nothing_and_shifts_do_not_count() -> None:
-    # specs 1.9: (2, 0) against (2, 0) + 10 has the same probabilities
+    # (2, 0) against (2, 0) + 10 has the same probabilities
     student = torch.tensor([[2.0, 0.0]], requires_grad=True)
     for teacher in (student, student + 10):
         loss = distil(student, soft_targets(teacher))

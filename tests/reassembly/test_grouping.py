@@ -53,7 +53,6 @@ def no_swap_improves(between: np.ndarray, medoids: tuple[int, ...]) -> bool:
 
 
 def test_twin_layers_share_a_group() -> None:
-    # specs 1.13, 2
     model = build(ModelSpec("cnn3", (1, 12, 12), 3), 0)
     probe = torch.randn(16, 1, 12, 12, generator=generator(0, "probe"))
     bank = deposit({"a": model, "b": model}, probe)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pfedhr.reassembly import RULES, Block, BlockBank, BlockRef, Recipe, Rules, Search, propose
+from pfedhr.reassembly.drawing import distinct_numbers, python_random
 from pfedhr.reassembly.operations import RANKS
 from pfedhr.reassembly.recipes import connects, every_group, operation_order
 from pfedhr.seeding import generator
@@ -26,7 +27,7 @@ def refs(text: str) -> tuple[BlockRef, ...]:
     return tuple(BlockRef(word[0], int(word[1:])) for word in text.split())
 
 
-# The golden toy of specs 1.5: A = c1 c2 f3 f4, B = c1 c2 c3 f4 f5.
+# Two networks whose candidates are counted by hand: A = c1 c2 f3 f4, B = c1 c2 c3 f4 f5.
 TOY = make_bank(A="ccff", B="cccff")
 GROUPS = tuple(map(refs, ("A1 B1", "A2 B2 B3", "A3 B4", "A4 B5")))
 
@@ -71,7 +72,6 @@ def every_chain(groups: tuple[tuple[BlockRef, ...], ...], bank: BlockBank, repea
 
 
 def test_the_literal_algorithm_depends_on_labels_and_ours_does_not() -> None:
-    # specs 1.5 and 1.13, 3 and 8
     counts = []
     for order in itertools.permutations(range(4)):
         groups = tuple(GROUPS[at] for at in order)
@@ -127,6 +127,23 @@ def test_a_search_too_large_to_list_is_counted_and_sampled() -> None:
     assert search.total == (5**15 - 1) ** 2 > 2**64
     recipes = propose(groups, bank, limit=16, rng=generator(0), repeat_groups=True)
     assert len(set(recipes)) == 16
+
+
+def test_chains_are_reached_by_number_and_numbers_beyond_them_are_refused() -> None:
+    search = Search(GROUPS, TOY, RULES, repeat_groups=False)
+    listed = [search.chain(number).blocks for number in range(search.total)]
+    assert len(set(listed)) == search.total == 14
+    assert listed == sorted(listed, key=lambda blocks: [ref.place for ref in blocks])
+    for number in (-1, 14):
+        with pytest.raises(IndexError, match="no chain"):
+            search.chain(number)
+
+
+def test_distinct_numbers_are_all_there_are_in_an_order_that_is_drawn() -> None:
+    first, second = (list(distinct_numbers(20, python_random(generator(seed)))) for seed in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    assert first == list(distinct_numbers(20, python_random(generator(0))))
 
 
 def test_nothing_fits_gives_nothing() -> None:

@@ -28,7 +28,6 @@ CROSS = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
 
 
 def test_cka_known_answers() -> None:
-    # specs 1.13, 1
     assert cka(CROSS, CROSS[:, :1]) == pytest.approx(1 / math.sqrt(2))
     assert cka(torch.tensor([[1.0], [-1], [0], [0]]), torch.tensor([[0.0], [0], [1], [-1]])) == 0
     assert cka(CROSS, CROSS) == pytest.approx(1)

@@ -255,7 +255,6 @@ def test_a_vector_becomes_tokens_that_are_all_alike() -> None:
 
 @pytest.mark.parametrize("name", [*PAPER, "mlp", "resnet"])
 def test_the_own_blocks_in_order_are_the_own_model(name: str) -> None:
-    # specs 1.13, 4
     model = build(ModelSpec(name, IMAGE, 10), 0)
     bank = deposit({"own": model}, torch.zeros(1, *IMAGE))
     rebuilt = assemble(Recipe(bank.chain("own")), bank)
@@ -266,7 +265,7 @@ def test_the_own_blocks_in_order_are_the_own_model(name: str) -> None:
 
 
 def test_stitches_stand_only_between_blocks_that_were_not_neighbours(bank: BlockBank) -> None:
-    # The candidate of specs 1.6, like the paper's figure 7.
+    # A candidate like that of the paper's figure 7.
     chain = (("cnn1", 2), ("cnn2", 3), ("cnn3", 4), ("cnn3", 5), ("cnn2", 5))
     model = assemble(Recipe(tuple(BlockRef(*ref) for ref in chain)), bank)
     names = [name for name, _ in model.named_children()]

@@ -27,6 +27,11 @@ def weighted_mean(weights: Sequence[Tensors], counts: Sequence[int]) -> Tensors:
     return {name: mean([one[name] for one in weights]) for name in weights[0]}
 
 
+def plain_mean(weights: Sequence[Tensors]) -> Tensors:
+    """Return the mean of the weights, each counted once."""
+    return weighted_mean(weights, [1] * len(weights))
+
+
 def mixed(old: Tensors, new: Tensors, share: float) -> Tensors:
     """Return (1 - share) old + share new of everything that is a float; counters are the new ones."""
     return {

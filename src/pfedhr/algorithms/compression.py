@@ -68,6 +68,6 @@ def apply(change: Change, weights: Tensors) -> Tensors:
     return {name: held + added[name] if held.is_floating_point() else added[name] for name, held in weights.items()}
 
 
-def size(change: Change) -> int:
+def change_size(change: Change) -> int:
     """Return how many values a change holds."""
     return sum(value.numel() for part in (change.whole, change.left, change.right) for value in part.values())

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pfedhr.algorithm import ClientView, Metrics, ServerView
+from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithms.needs import at_least, public_batches
 from pfedhr.algorithms.own import OwnNetwork
+from pfedhr.algorithms.private import train
+from pfedhr.inference import predict
 from pfedhr.seeding import generator
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Maps a client's logits and the consensus, each (batch, classes), to a scalar."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,28 @@ class PublicScores:
     logits: Tensor
 
 
+@dataclass(frozen=True)
 class ByConsensus(OwnNetwork):
     """A method whose clients send their scores on a round's public subset and get their mean. It adds the client's step."""
 
+    public_examples: int = 5000
+    """How many public examples the clients score in a round, at most."""
+    consensus_epochs: int = 1
+    """Epochs of moving towards the consensus."""
+    consensus_batch_size: int = 256
+    """Batch size of it."""
+
+    fewest: ClassVar[int] = 1
+    """How many public examples it takes at once to move towards a consensus."""
     server_state = Consensus
     message_type = Consensus
     reply_type = PublicScores
+
+    def check(self, setup: Setup) -> None:
+        """Raise SettingError for settings out of range, ModelError for a network that cannot be trained in these batches."""
+        at_least(self, public_examples=self.fewest, consensus_epochs=0, consensus_batch_size=self.fewest)
+        if self.consensus_epochs:
+            public_batches(setup, "algorithm.consensus_batch_size", self.consensus_batch_size, self.public_examples)
 
     def init_server(self, view: ServerView) -> Consensus:
         """Return no scores."""
@@ -51,8 +74,24 @@ class ByConsensus(OwnNetwork):
             return server, {}
         return Consensus(torch.stack([replies[client].logits for client in sorted(replies)]).mean(0), view.round), {}
 
+    def approach(self, view: ClientView, model: nn.Module, message: Consensus, distance: Distance, purpose: str) -> Metrics:
+        """Train `model` in place towards the consensus, if there is one, and return the last loss."""
+        if message.scores is None or not self.consensus_epochs:
+            return {}
+        inputs = self.public_inputs(view, message.round)
+        scores = message.scores.to(view.device)
 
-def public_inputs(view: ClientView, round: int, most: int) -> Tensor:
-    """Return the public inputs, `most` or fewer, that all clients score in `round`, on the view's device."""
-    order = torch.randperm(len(view.public), generator=generator(view.seed, round, "alignment"))
-    return view.public.take(order[:most]).ready(view.device).inputs
+        def loss(model: nn.Module, batch: Tensor) -> Tensor:
+            return distance(model(inputs[batch]), scores[batch])
+
+        training = replace(view.training, epochs=self.consensus_epochs, batch_size=self.consensus_batch_size)
+        return {"consensus_loss": train(view, model, loss, purpose, training, len(inputs))}
+
+    def scores(self, view: ClientView, model: nn.Module) -> PublicScores:
+        """Return what goes up: what `model` says of the round's public subset."""
+        return PublicScores(predict(model, self.public_inputs(view, view.round)).cpu())
+
+    def public_inputs(self, view: ClientView, round: int) -> Tensor:
+        """Return the public inputs that all clients score in `round`, on the view's device."""
+        order = torch.randperm(len(view.public), generator=generator(view.seed, round, "alignment"))
+        return view.public.take(order[: self.public_examples]).ready(view.device).inputs

@@ -14,15 +14,15 @@ correlations do, and have a small number added under the root; one Adam a round 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pfedhr.algorithm import ClientView, Metrics, PublicUse, SettingError, Setup
-from pfedhr.algorithms.consensus import ByConsensus, Consensus, PublicScores, public_inputs
-from pfedhr.algorithms.needs import at_least, public_batches
+from pfedhr.algorithms.consensus import ByConsensus, Consensus, PublicScores
+from pfedhr.algorithms.needs import at_least
 from pfedhr.algorithms.own import Own
-from pfedhr.algorithms.private import Term, initial_weights, restore, train, train_model, weights_of
+from pfedhr.algorithms.private import Term, initial_weights, restore, train_model, weights_of
 from pfedhr.inference import predict
 from pfedhr.learning import distil, soft_targets
 from pfedhr.parcel import Tensors
@@ -43,28 +43,17 @@ class FCCL(ByConsensus):
     """Weight of the correlations between different classes."""
     memory_weight: float = 1.0
     """Weight of the two earlier networks in the private loss."""
-    public_examples: int = 5000
-    """How many public inputs the clients score in a round, at most."""
-    collaboration_epochs: int = 1
-    """Epochs of moving towards the mean on public inputs."""
-    collaboration_batch_size: int = 256
-    """Batch size of it, over which classes are correlated."""
 
     name = "fccl"
+    fewest = 2  # a correlation over one example is of no use
     client_state = Rooted
 
     def check(self, setup: Setup) -> None:
-        """Raise what would stop the method on `setup`.
-
-        SettingError for settings out of range, or public data too small to correlate anything on; ModelError for a network
-        that cannot be trained on the public data in these batches.
-        """
-        at_least(self, correlation_weight=0, memory_weight=0, collaboration_epochs=0)
-        at_least(self, public_examples=2, collaboration_batch_size=2)
+        """Raise what ByConsensus does, SettingError for settings out of range, or too little to correlate anything on."""
+        at_least(self, correlation_weight=0, memory_weight=0)
         if len(setup.public) < 2:
             raise SettingError(f"{self.name} needs at least 2 public inputs to correlate classes on: set a larger public.share")
-        if self.collaboration_epochs:
-            public_batches(setup, "algorithm.collaboration_batch_size", self.collaboration_batch_size, self.public_examples)
+        super().check(setup)
 
     def public_use(self, labelled: bool) -> PublicUse:
         """Return inputs at clients: labels are not used."""
@@ -82,24 +71,13 @@ class FCCL(ByConsensus):
         else:
             # What the earlier networks say of the private examples stays the same for the round, so it is computed once.
             memory = self._memory(view, [state.weights, state.first])
-            collaboration = self._collaborate(view, model, message)
+            collaboration = self.approach(view, model, message, self._distance, "collaboration")
             metrics = {**train_model(view, model, memory), **collaboration}
         weights = weights_of(model)
-        logits = predict(model, public_inputs(view, view.round, self.public_examples)).cpu()
-        return Rooted(weights, state.first or weights), PublicScores(logits), metrics
+        return Rooted(weights, state.first or weights), self.scores(view, model), metrics
 
-    def _collaborate(self, view: ClientView, model: nn.Module, message: Consensus) -> Metrics:
-        """Train `model` in place towards the consensus, if there is one, and return the last loss."""
-        if message.scores is None or not self.collaboration_epochs:
-            return {}
-        inputs = public_inputs(view, message.round, self.public_examples)
-        scores = message.scores.to(view.device)
-
-        def loss(model: nn.Module, batch: Tensor) -> Tensor:
-            return correlation_loss(model(inputs[batch]), scores[batch], self.correlation_weight)
-
-        training = replace(view.training, epochs=self.collaboration_epochs, batch_size=self.collaboration_batch_size)
-        return {"collaboration_loss": train(view, model, loss, "collaboration", training, len(inputs))}
+    def _distance(self, logits: Tensor, consensus: Tensor) -> Tensor:
+        return correlation_loss(logits, consensus, self.correlation_weight)
 
     def _memory(self, view: ClientView, earlier: list[Tensors]) -> Term | None:
         """Return the divergences from earlier networks on the private examples, or None where they have no weight."""

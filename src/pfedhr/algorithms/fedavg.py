@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pfedhr.algorithm import ClientView, Metrics
-from pfedhr.algorithms.homogeneous import Held, Homogeneous, Shared, Trained, received
+from pfedhr.algorithms.held import Held, Shared
+from pfedhr.algorithms.homogeneous import Homogeneous, Trained, received
 from pfedhr.algorithms.private import train_privately
 
 

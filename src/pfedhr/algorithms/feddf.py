@@ -7,29 +7,37 @@ weights. Down: the network of the client's own structure. What serves a client i
 
 Departures: a fixed number of epochs at one learning rate, because early stopping takes labelled data for validation; all
 clients in the round teach, good or bad; Adam on the clients too. The server learns a client's structure with its first upload,
-so until then a client begins with the initial network that all of its structure make by themselves.
+so a client that takes part late is sent the networks of all structures that once, and takes its own. Where nobody of its
+structure has replied it begins with the initial network that all of it make by themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, Setup
-from pfedhr.algorithms.averaging import weighted_mean
-from pfedhr.algorithms.homogeneous import Held
+from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, Setup
+from pfedhr.algorithms.held import Held, KeepsShared
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
-from pfedhr.algorithms.private import common_weights, restore, train_privately, weights_of
+from pfedhr.algorithms.private import common_weights, or_common, restore, train_privately, weights_of
+from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.uploads import Upload, check_description, describe_network, learn_structures, upload
+from pfedhr.algorithms.uploads import (
+    Upload,
+    by_structure,
+    check_description,
+    describe_network,
+    learn_structures,
+    mean_by_examples,
+    upload,
+)
 from pfedhr.inference import predict
-from pfedhr.learning import Training, TrainingError, distil, fit, soft_targets
+from pfedhr.learning import Training, soft_targets
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import Blueprint, rebuild
-from pfedhr.seeding import generator, seeded
+from pfedhr.reassembly import Blueprint, Description, rebuild
 
 
 @dataclass(frozen=True)
@@ -43,14 +51,17 @@ class Fusions:
 
 @dataclass(frozen=True)
 class Fusion:
-    """What goes down: the network of the client's structure, by the blueprint's names, if that is known; and what is known."""
+    """What goes down: the network of the client's structure, or of each where that is not known; and which are known by now.
 
-    weights: Tensors | None
+    `weights`: by the hash of the structure, then by the blueprint's names.
+    """
+
+    weights: dict[str, Tensors]
     known: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class FedDF(Algorithm):
+class FedDF(KeepsShared):
     """Federated learning by ensemble distillation."""
 
     tuning_epochs: int = 3
@@ -64,7 +75,6 @@ class FedDF(Algorithm):
 
     name = "feddf"
     server_state = Fusions
-    client_state = Held
     message_type = Fusion
     reply_type = Upload
 
@@ -76,7 +86,7 @@ class FedDF(Algorithm):
         """
         at_least(self, tuning_epochs=0, tuning_batch_size=1)
         above_zero(self, "tuning_learning_rate", "temperature")
-        for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
+        for network in setup.structures:
             check_description(network, setup.examples)
         if self.tuning_epochs:
             public_batches(setup, "algorithm.tuning_batch_size", self.tuning_batch_size)
@@ -94,17 +104,17 @@ class FedDF(Algorithm):
         return Held(common_weights(view.network, view.seed), None)
 
     def message(self, server: Fusions, client: str) -> Fusion:
-        """Return the network of the client's structure."""
-        weights = server.fused[server.structures[client]] if client in server.structures else None
-        return Fusion(weights, tuple(sorted(server.known)))
+        """Return the network of the client's structure, or those of all for a client never heard of."""
+        structures = [server.structures[client]] if client in server.structures else sorted(server.fused)
+        return Fusion({one: server.fused[one] for one in structures}, tuple(sorted(server.known)))
 
     def client_step(self, state: Held, message: Fusion, view: ClientView) -> tuple[Held, Upload, Metrics]:
         """Train the network of the client's structure on the private examples."""
         inputs = view.train.ready(view.device).inputs
-        shared = None
-        if message.weights is not None:
-            shared = _own_names(view, inputs.dtype, state.weights, message.weights)
-        weights, metrics = train_privately(view, shared or common_weights(view.network, view.seed))
+        description, shared = describe_network(view.network, inputs.dtype), None
+        if description.blueprint.hash in message.weights:
+            shared = _own_names(view, description, state.weights, message.weights[description.blueprint.hash])
+        weights, metrics = train_privately(view, or_common(shared, view.network, view.seed))
         return Held(weights, shared), upload(view.network, weights, inputs, message.known), metrics
 
     def server_step(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> tuple[Fusions, Metrics]:
@@ -114,32 +124,27 @@ class FedDF(Algorithm):
         watch = Stopwatch()
         sent = {client: replies[client] for client in sorted(replies)}
         known = learn_structures(server.known, sent)
-        models = [rebuild(known[one.structure], one.weights) for one in sent.values()]
-        fused = _average_structures(list(sent.values()))
+        for one in sent.values():
+            rebuild(known[one.structure], one.weights)  # raises ParcelError for weights of another network
+        fused = {structure: mean_by_examples(cohort) for structure, cohort in by_structure(sent).items()}
         losses: dict[str, float] = {}
         # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.
-        if self.tuning_epochs and len(models) > 1:
-            with watch("tune_seconds"):
+        if self.tuning_epochs and len(sent) > 1:
+            with watch("ensemble_seconds"):
+                models = (rebuild(known[one.structure], one.weights) for one in sent.values())
                 targets = soft_targets(ensemble_logits(models, view), self.temperature).cpu()
+            with watch("tune_seconds"):
                 training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
-                jobs = [Lecture(known[one], weights, targets, self.temperature, training) for one, weights in fused.items()]
-                pupils = dict(zip(fused, view.map(attend, jobs, Pupil), strict=True))
-            fused = {structure: pupil.weights for structure, pupil in pupils.items()}
-            losses = {structure[:12]: pupil.loss for structure, pupil in pupils.items()}
+                jobs = [DistillationJob(known[one], held, targets, self.temperature, training) for one, held in fused.items()]
+                distilled = dict(zip(fused, view.map(distil_into, jobs, Distilled), strict=True))
+            fused = {structure: one.weights for structure, one in distilled.items()}
+            losses = {structure[:12]: one.loss for structure, one in distilled.items()}
         structures = server.structures | {client: one.structure for client, one in sent.items()}
         return Fusions(known, server.fused | fused, structures), {"distil_loss": losses, **watch.seconds}
 
-    def personal_model(self, state: Held, view: ClientView) -> nn.Module:
-        """Return the client's network after its own training."""
-        return restore(view.network, state.weights)
-
-    def teacher_model(self, state: Held, view: ClientView) -> nn.Module | None:
-        """Return the shared network that the client was given last."""
-        return restore(view.network, state.shared) if state.shared else None
-
 
 @dataclass(frozen=True)
-class Lecture:
+class DistillationJob:
     """A network to be taught on the public inputs, what it is to say there, and how it is trained."""
 
     blueprint: Blueprint
@@ -150,53 +155,38 @@ class Lecture:
 
 
 @dataclass(frozen=True)
-class Pupil:
+class Distilled:
     """The weights of a network that was taught, and its last loss."""
 
     weights: Tensors
     loss: float
 
 
-def attend(lecture: Lecture, view: ServerView) -> Pupil:
+def distil_into(job: DistillationJob, view: ServerView) -> Distilled:
     """Train a network towards the ensemble's targets. Raises TrainingError naming the structure and the round."""
-    inputs, targets = view.public.ready(view.device).inputs, lecture.targets.to(view.device)
-    model = rebuild(lecture.blueprint, lecture.weights).to(view.device)
-    path = (view.round, lecture.blueprint.hash, "distillation")
-
-    def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        return distil(model(inputs[batch]), targets[batch], lecture.temperature)
-
-    try:
-        with seeded(view.seed, *path, "dropout"):
-            last = fit(model, len(inputs), loss, lecture.training, generator(view.seed, *path, "batches"))
-    except TrainingError as error:
-        raise TrainingError(f"distilling structure {path[1][:12]} in round {view.round}: {error}") from error
+    loss = towards(job.targets.to(view.device), view.public.ready(view.device).inputs, job.temperature)
+    model = rebuild(job.blueprint, job.weights).to(view.device)
+    structure = job.blueprint.hash
+    last = train_publicly(model, loss, job.training, view, f"distilling structure {structure[:12]}", structure, "distillation")
     taught = weights_of(model)  # and the names of tied weights, which a blueprint gives once
-    return Pupil({name: taught[name] for name in lecture.weights}, last)
+    return Distilled({name: taught[name] for name in job.weights}, last)
 
 
-def ensemble_logits(models: list[nn.Module], view: ServerView) -> Tensor:
-    """Return the mean logits (n, classes) of the networks on the public inputs."""
+def ensemble_logits(models: Iterable[nn.Module], view: ServerView) -> Tensor:
+    """Return the mean logits (n, classes) of the networks, at least one, on the public inputs."""
     inputs = view.public.ready(view.device).inputs
-    return torch.stack([predict(model.to(view.device), inputs) for model in models]).mean(0)
+    total, count = torch.zeros((), device=view.device), 0
+    for model in models:  # one at a time: a round's networks together may not fit on the device
+        total = total + predict(model.to(view.device), inputs)
+        count += 1
+    return total / count
 
 
-def _average_structures(uploads: list[Upload]) -> dict[str, Tensors]:
-    """Return the mean of the networks of each structure, by their examples."""
-    cohorts: dict[str, list[Upload]] = {}
-    for sent in uploads:
-        cohorts.setdefault(sent.structure, []).append(sent)
-    return {
-        structure: weighted_mean([one.weights for one in members], [one.examples for one in members])
-        for structure, members in cohorts.items()
-    }
-
-
-def _own_names(view: ClientView, dtype: torch.dtype, weights: Tensors, shared: Tensors) -> Tensors:
+def _own_names(view: ClientView, description: Description, weights: Tensors, shared: Tensors) -> Tensors:
     """Return `weights` of the client's network with everything that `shared` gives by the blueprint's names in its place."""
     model = restore(view.network, weights)
     held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     with torch.no_grad():  # in place, so that tied weights stay tied
-        for name, own in describe_network(view.network, dtype).names.items():
+        for name, own in description.names.items():
             held[own].copy_(shared[name])
     return weights_of(model)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
-from pfedhr.algorithms.homogeneous import Shared
+from pfedhr.algorithms.held import Shared
 from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.per_class import ClassMeans, private_means

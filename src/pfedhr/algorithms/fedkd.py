@@ -23,10 +23,10 @@ from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
-from pfedhr.algorithms.compression import Change, apply, compress, differences, expand, size
+from pfedhr.algorithms.compression import Change, apply, change_size, compress, differences, expand
 from pfedhr.algorithms.mutual import CommonNetwork
 from pfedhr.algorithms.needs import above_zero, at_least, shares
-from pfedhr.algorithms.private import common_weights, initial_weights, restore, train, weights_of
+from pfedhr.algorithms.private import common_weights, initial_weights, or_common, restore, train, weights_of
 from pfedhr.heads import Extractor, HeadError, head_name
 from pfedhr.learning import distil, soft_targets
 from pfedhr.models import ModelSpec, build
@@ -95,9 +95,9 @@ class FedKD(CommonNetwork):
         at_least(self, energy_rounds=1)
         super().check(setup)
         one = next(iter(setup.networks.values()))
-        places = dict.fromkeys(setup.networks.values(), "clients.models")
+        places = dict.fromkeys(setup.structures, "clients.models")
         places[self.common(one.shape, one.classes)] = "algorithm.common_network"
-        for network, place in sorted(places.items(), key=lambda item: item[0].factory):
+        for network, place in places.items():
             try:
                 Extractor(build(network, 0), network.classes).check(setup.examples)
             except HeadError as error:
@@ -140,7 +140,7 @@ class FedKD(CommonNetwork):
         last = train(view, nn.ModuleList([mentor.model, mentee.model, projection]), loss)
         added = differences(received, weights_of(mentee.model))
         change = compress(added, self.energy(view.round), self._spared(network))
-        share = size(change) / sum(value.numel() for value in added.values())
+        share = change_size(change) / sum(value.numel() for value in added.values())
         after = Mentor(
             weights_of(mentor.model), projection.weight.detach().cpu(), received, message.since + len(message.changes)
         )
@@ -155,7 +155,7 @@ class FedKD(CommonNetwork):
         change = compress(mean, self.energy(view.round), self._spared(self._network(view)))
         latest = (*server.latest, change)
         whole = sum(value.numel() for value in server.weights.values())
-        while sum(map(size, latest)) > whole:
+        while sum(map(change_size, latest)) > whole:
             latest = latest[1:]
         known = server.known | dict.fromkeys(replies, server.changes)
         return Mentee(apply(change, server.weights), server.changes + 1, latest, known), {"energy": self.energy(view.round)}
@@ -187,7 +187,7 @@ class FedKD(CommonNetwork):
                 f"client {view.id} has {state.changes} changes of the mentee, and the server takes it to have {message.since}: "
                 f"its state is of an earlier round"
             )
-        mentee = common_weights(self._mentee(view), view.seed) if state.mentee is None else state.mentee
+        mentee = or_common(state.mentee, self._mentee(view), view.seed)
         for change in message.changes[state.changes - message.since :]:
             mentee = apply(change, mentee)
         return mentee

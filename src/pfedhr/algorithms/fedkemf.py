@@ -2,11 +2,12 @@
 
 S. Yu, W. Qian, A. Jannesari, "Resource-aware Federated Learning using Knowledge Extraction and Multi-model Fusion", 2022, arXiv
 2208.07978. A client trains its own network and a copy of the knowledge network beside each other, each by cross entropy plus
-the divergence from the other's predictions. The server takes the ensemble of the knowledge networks that came back and lowers
-KL(ensemble || knowledge network) on public inputs. Up and down: the weights of the knowledge network.
+the divergence from the other's predictions, which teach it as constants. The server takes the ensemble of the knowledge
+networks that came back and lowers KL(ensemble || knowledge network) on public inputs. Up and down: the weights of the knowledge
+network.
 
-Departures: each network's predictions teach the other as constants, as the equations say; the server uses no labels, no
-temperature, and the same public inputs in every round; no majority vote; Adam throughout.
+Departures: the server uses no labels, no temperature, and the same public inputs in every round; no majority vote; Adam
+throughout.
 """
 
 from __future__ import annotations
@@ -17,28 +18,20 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
-from pfedhr.algorithms.homogeneous import Held, Shared
-from pfedhr.algorithms.mutual import Mutual
+from pfedhr.algorithms.held import Held, Shared
+from pfedhr.algorithms.mutual import CommonWeights, Mutual
 from pfedhr.algorithms.needs import above_zero, at_least
-from pfedhr.algorithms.private import common_weights, restore, weights_of
+from pfedhr.algorithms.private import or_common, restore, weights_of
+from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.inference import predict
-from pfedhr.learning import Training, TrainingError, distil, fit, soft_targets
-from pfedhr.parcel import Tensors
-from pfedhr.seeding import generator, seeded
+from pfedhr.learning import Training, distil, soft_targets
 
 Ensemble = Literal["average", "maximum"]
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """What goes up: the weights of the client's copy of the knowledge network."""
-
-    weights: Tensors
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,6 @@ class FedKEMF(Mutual):
     """Learning rate of it."""
 
     name = "fedkemf"
-    reply_type = Knowledge
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for a setting out of range, or a common network that cannot be trained."""
@@ -72,7 +64,7 @@ class FedKEMF(Mutual):
         """Return inputs at the server: labels are not used."""
         return "inputs at the server"
 
-    def client_step(self, state: Held, message: Shared, view: ClientView) -> tuple[Held, Knowledge, Metrics]:
+    def client_step(self, state: Held, message: Shared, view: ClientView) -> tuple[Held, CommonWeights, Metrics]:
         """Train the client's own network and the knowledge network by deep mutual learning."""
 
         def loss(own: Tensor, common: Tensor, labels: Tensor) -> Tensor:
@@ -80,9 +72,9 @@ class FedKEMF(Mutual):
             return alone + self.distil_weight * (distil(own, soft_targets(common)) + distil(common, soft_targets(own)))
 
         held, common, metrics = self.learn_together(state, message, view, loss)
-        return held, Knowledge(common), metrics
+        return held, CommonWeights(common), metrics
 
-    def server_step(self, server: Shared, replies: Mapping[str, Knowledge], view: ServerView) -> tuple[Shared, Metrics]:
+    def server_step(self, server: Shared, replies: Mapping[str, CommonWeights], view: ServerView) -> tuple[Shared, Metrics]:
         """Distil the ensemble into the knowledge network on the public inputs."""
         if not replies:
             return server, {}
@@ -93,23 +85,10 @@ class FedKEMF(Mutual):
             sent = (restore(network, replies[client].weights).to(view.device) for client in sorted(replies))
             targets = ensemble(torch.stack([predict(model, inputs) for model in sent]), self.ensemble)
         with watch("tune_seconds"):
-            start = common_weights(network, view.seed) if server.weights is None else server.weights
-            model = restore(network, start).to(view.device)
-            last = self._fuse(model, inputs, targets, view)
-        return Shared(weights_of(model)), {"fusion_loss": last, **watch.seconds}
-
-    def _fuse(self, model: nn.Module, inputs: Tensor, targets: Tensor, view: ServerView) -> float:
-        """Train `model` in place towards the ensemble's `targets`, and return the last loss."""
-        training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
-
-        def loss(model: nn.Module, batch: Tensor) -> Tensor:
-            return distil(model(inputs[batch]), targets[batch])
-
-        try:
-            with seeded(view.seed, view.round, "fusion", "dropout"):
-                return fit(model, len(inputs), loss, training, generator(view.seed, view.round, "fusion", "batches"))
-        except TrainingError as error:
-            raise TrainingError(f"fusing the knowledge networks in round {view.round}: {error}") from error
+            model = restore(network, or_common(server.weights, network, view.seed)).to(view.device)
+            training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
+            last = train_publicly(model, towards(targets, inputs), training, view, "distilling the ensemble", "fusion")
+        return Shared(weights_of(model)), {"distil_loss": last, **watch.seconds}
 
 
 def ensemble(logits: Tensor, kind: Ensemble) -> Tensor:

@@ -11,17 +11,15 @@ first takes part; no early stopping, for which there is no data; Adam throughout
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, PublicUse, Setup
-from pfedhr.algorithms.consensus import ByConsensus, Consensus, PublicScores, public_inputs
+from pfedhr.algorithms.consensus import ByConsensus, Consensus, PublicScores
 from pfedhr.algorithms.needs import at_least, public_batches, public_labels
 from pfedhr.algorithms.own import Own
-from pfedhr.algorithms.private import initial_weights, restore, train, train_model, train_on_public, weights_of
-from pfedhr.inference import predict
+from pfedhr.algorithms.private import initial_weights, restore, train_model, train_on_public, weights_of
 
 
 @dataclass(frozen=True)
@@ -37,28 +35,17 @@ class FedMD(ByConsensus):
 
     pretraining_epochs: int = 3
     """Epochs on the public labels when a client first takes part; 0 needs no labels."""
-    alignment_examples: int = 5000
-    """How many public examples the clients score in a round, at most."""
-    digest_epochs: int = 1
-    """Epochs of moving towards the consensus."""
-    digest_batch_size: int = 256
-    """Batch size of it."""
 
     name = "fedmd"
     client_state = Pupil
 
     def check(self, setup: Setup) -> None:
-        """Raise what would stop the method on `setup`.
-
-        SettingError for settings out of range, or public data without labels where clients pre-train; ModelError for a
-        network that cannot be trained on the public data in these batches.
-        """
-        at_least(self, pretraining_epochs=0, alignment_examples=1, digest_epochs=0, digest_batch_size=1)
+        """Raise what ByConsensus does, SettingError for settings out of range, or for no labels where clients pre-train."""
+        at_least(self, pretraining_epochs=0)
         if self.pretraining_epochs:
             public_labels(self, setup, ", or algorithm.pretraining_epochs = 0")
             public_batches(setup, "plan.batch_size", setup.training.batch_size)
-        if self.digest_epochs:
-            public_batches(setup, "algorithm.digest_batch_size", self.digest_batch_size, self.alignment_examples)
+        super().check(setup)
 
     def public_use(self, labelled: bool) -> PublicUse:
         """Return labels if clients pre-train on them, else inputs."""
@@ -73,15 +60,6 @@ class FedMD(ByConsensus):
         model = restore(view.network, state.weights).to(view.device)
         if not state.prepared and self.pretraining_epochs:
             train_on_public(view, model, self.pretraining_epochs)
-        if message.scores is not None and self.digest_epochs:
-            inputs = public_inputs(view, message.round, self.alignment_examples)
-            scores = message.scores.to(view.device)
-
-            def loss(model: nn.Module, batch: Tensor) -> Tensor:
-                return functional.l1_loss(model(inputs[batch]), scores[batch])
-
-            training = replace(view.training, epochs=self.digest_epochs, batch_size=self.digest_batch_size)
-            train(view, model, loss, "digest", training, len(inputs))
-        metrics = train_model(view, model)
-        logits = predict(model, public_inputs(view, view.round, self.alignment_examples)).cpu()
-        return Pupil(weights_of(model), True), PublicScores(logits), metrics
+        digest = self.approach(view, model, message, functional.l1_loss, "digest")
+        metrics = {**train_model(view, model), **digest}
+        return Pupil(weights_of(model), True), self.scores(view, model), metrics

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import ClientView, Metrics, Setup
-from pfedhr.algorithms.homogeneous import Held, Homogeneous, Shared, Trained, received
+from pfedhr.algorithms.held import Held, Shared
+from pfedhr.algorithms.homogeneous import Homogeneous, Trained, received
 from pfedhr.algorithms.needs import at_least
 from pfedhr.algorithms.private import restore, train_model, weights_of
 

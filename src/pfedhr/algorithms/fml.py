@@ -16,19 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
-from pfedhr.algorithms.averaging import weighted_mean
-from pfedhr.algorithms.homogeneous import Held, Shared
-from pfedhr.algorithms.mutual import Mutual
+from pfedhr.algorithms.averaging import plain_mean
+from pfedhr.algorithms.held import Held, Shared
+from pfedhr.algorithms.mutual import CommonWeights, Mutual
 from pfedhr.algorithms.needs import shares
 from pfedhr.learning import distil, soft_targets
-from pfedhr.parcel import Tensors
-
-
-@dataclass(frozen=True)
-class Meme:
-    """What goes up: the weights of the client's copy of the common network."""
-
-    weights: Tensors
 
 
 @dataclass(frozen=True)
@@ -41,14 +33,13 @@ class FML(Mutual):
     """How much of its loss the common network takes from labels (beta); the rest is from the client's own network."""
 
     name = "fml"
-    reply_type = Meme
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for a share outside 0 to 1, or a common network that cannot be trained."""
         shares(self, "own_label_share", "common_label_share")
         super().check(setup)
 
-    def client_step(self, state: Held, message: Shared, view: ClientView) -> tuple[Held, Meme, Metrics]:
+    def client_step(self, state: Held, message: Shared, view: ClientView) -> tuple[Held, CommonWeights, Metrics]:
         """Train the client's own network and the common one, each on labels and on what the other says."""
         alpha, beta = self.own_label_share, self.common_label_share
 
@@ -58,10 +49,10 @@ class FML(Mutual):
             return own_loss + common_loss
 
         held, common, metrics = self.learn_together(state, message, view, loss)
-        return held, Meme(common), metrics
+        return held, CommonWeights(common), metrics
 
-    def server_step(self, server: Shared, replies: Mapping[str, Meme], view: ServerView) -> tuple[Shared, Metrics]:
+    def server_step(self, server: Shared, replies: Mapping[str, CommonWeights], view: ServerView) -> tuple[Shared, Metrics]:
         """Return the plain mean of the common networks, or what was where there are no replies."""
         if not replies:
             return server, {}
-        return Shared(weighted_mean([replies[client].weights for client in sorted(replies)], [1] * len(replies))), {}
+        return Shared(plain_mean([replies[client].weights for client in sorted(replies)])), {}

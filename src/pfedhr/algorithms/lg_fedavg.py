@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView
-from pfedhr.algorithms.homogeneous import Shared, Trained, mean
+from pfedhr.algorithms.held import Shared
+from pfedhr.algorithms.homogeneous import Trained, mean
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import train_privately
 from pfedhr.algorithms.shared_head import SharedHead, take_head, with_head

@@ -18,24 +18,25 @@ class LocalPublic(Alone):
     """In each round a client trains on the public labels, then on its own examples."""
 
     public_epochs: int = 3
-    """Epochs on the public examples in a round; pFedHR's server tunes for as many."""
+    """Epochs on the public examples in a round, 3 as pFedHR's server tunes for; 0 needs no labels."""
 
     name = "local-public"
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for public data without labels or negative epochs, ModelError for a last batch of one."""
         at_least(self, public_epochs=0)
-        public_labels(self, setup)
         if self.public_epochs:
+            public_labels(self, setup, ", or algorithm.public_epochs = 0")
             public_batches(setup, "plan.batch_size", setup.training.batch_size)
 
     def public_use(self, labelled: bool) -> PublicUse:
-        """Return labels, which every client holds."""
-        return "labels at clients"
+        """Return labels, which every client holds, unless there are no epochs on them."""
+        return "labels at clients" if self.public_epochs else "none"
 
     def client_step(self, state: Own, message: Nothing, view: ClientView) -> tuple[Own, Nothing, Metrics]:
         """Train on the public examples, then on the private ones."""
         model = restore(view.network, state.weights).to(view.device)
-        train_on_public(view, model, self.public_epochs)
+        if self.public_epochs:
+            train_on_public(view, model, self.public_epochs)
         metrics = train_model(view, model)
         return Own(weights_of(model)), Nothing(), metrics

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
-from pfedhr.algorithms.homogeneous import Held, Shared
-from pfedhr.algorithms.private import common_weights, initial_weights, restore, train, weights_of
-from pfedhr.models import ModelSpec, build, check_network
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, SettingError, Setup
+from pfedhr.algorithms.held import Held, KeepsShared, SendsShared, Shared
+from pfedhr.algorithms.private import initial_weights, or_common, restore, train, weights_of
+from pfedhr.models import ModelSpec, check_last_batch, check_network
 from pfedhr.parcel import Tensors
-from pfedhr.seeding import seeded
 from pfedhr.zoo import ModelError
 
 PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -31,20 +30,13 @@ class CommonNetwork(Algorithm):
         """Raise SettingError if the common network cannot be trained on the clients' inputs, in batches of any size."""
         one, example = next(iter(setup.networks.values())), setup.examples[:1]
         network = self.common(one.shape, one.classes)
-        place = f"algorithm.common_network = {self.common_network!r} of {self.name}"
         try:
             check_network(network, torch.cat([example, example]))
-        except ModelError as error:
-            raise SettingError(f"{place}: {error}") from error
-        try:
             # How many examples clients hold is not known here, so a last batch of one has to be possible.
-            with seeded(0, "check"):
-                build(network, 0).train()(example)
-        except Exception as error:
-            raise SettingError(
-                f"{place} cannot be trained on a batch of one, as a client's last batch may be: {error}. Choose a network "
-                f"without batch norm on single values"
-            ) from error
+            check_last_batch(network, example, 1, 1, "a client with one example")
+        except ModelError as error:
+            place = f"algorithm.common_network = {self.common_network!r} of {self.name}"
+            raise SettingError(f"{place}: {error}") from error
 
     def common(self, shape: tuple[int, ...], classes: int) -> ModelSpec:
         """Return what the common network is made of, for inputs of `shape`."""
@@ -52,46 +44,34 @@ class CommonNetwork(Algorithm):
 
 
 @dataclass(frozen=True)
-class Mutual(CommonNetwork):
-    """A method whose common network travels as it is. It adds its losses, and what the server makes of the common networks.
+class CommonWeights:
+    """What goes up: the weights of the client's copy of the common network."""
 
-    What serves a client is its own network; the common one that it was given stands in the teacher's place, to be scored
-    beside it.
-    """
+    weights: Tensors
 
-    server_state = Shared
-    client_state = Held
-    message_type = Shared
 
-    def init_server(self, view: ServerView) -> Shared:
-        """Return no common network: clients make its initial weights themselves."""
-        return Shared(None)
+@dataclass(frozen=True)
+class Mutual(CommonNetwork, SendsShared, KeepsShared):
+    """A method whose common network travels as it is. It adds its losses, and what the server makes of the common networks."""
+
+    reply_type = CommonWeights
 
     def init_client(self, view: ClientView) -> Held:
         """Return the client's own initial weights, and no common ones."""
         return Held(initial_weights(view), None)
 
-    def message(self, server: Shared, client: str) -> Shared:
-        """Return the common network."""
-        return server
-
-    def personal_model(self, state: Held, view: ClientView) -> nn.Module:
-        """Return the client's own network."""
-        return restore(view.network, state.weights)
-
-    def teacher_model(self, state: Held, view: ClientView) -> nn.Module | None:
-        """Return the common network that the client was given last."""
-        return restore(self.common(view.network.shape, view.network.classes), state.shared) if state.shared else None
+    def shared_network(self, view: ClientView) -> ModelSpec:
+        """Return what the common network is made of."""
+        return self.common(view.network.shape, view.network.classes)
 
     def learn_together(self, state: Held, message: Shared, view: ClientView, loss: PairLoss) -> tuple[Held, Tensors, Metrics]:
         """Train the client's own network and the common one on the same batches; return its state and the common weights.
 
         Adam keeps its moments a weight, so one training of both is two of one each where `loss` detaches the partner's logits.
         """
-        network = self.common(view.network.shape, view.network.classes)
-        received = common_weights(network, view.seed) if message.weights is None else message.weights
+        network = self.shared_network(view)
         own = restore(view.network, state.weights).to(view.device)
-        common = restore(network, received).to(view.device)
+        common = restore(network, or_common(message.weights, network, view.seed)).to(view.device)
         examples = view.train.ready(view.device)
 
         def both(_: nn.Module, batch: Tensor) -> Tensor:

@@ -59,14 +59,14 @@ def public_labels(algorithm: Algorithm, setup: Setup, otherwise: str = "") -> No
 def public_batches(setup: Setup, setting: str, batch_size: int, most: int | None = None) -> None:
     """Raise ModelError if training on the public data, or `most` of it, ends in a batch of one that a network cannot take."""
     count = len(setup.public) if most is None else min(most, len(setup.public))
-    for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
+    for network in setup.structures:
         check_last_batch(network, setup.examples, count, batch_size, f"{setting} and the public data")
 
 
 def common_features(algorithm: Algorithm, setup: Setup) -> None:
     """Raise SettingError unless the features of all clients' networks have one width, or HeadError if one has no head."""
     widths: dict[str, int] = {}
-    for network in sorted(set(setup.networks.values()), key=lambda network: network.factory):
+    for network in setup.structures:
         extractor = Extractor(build(network, 0), network.classes)
         extractor.check(setup.examples)
         widths[network.factory] = extractor.head.in_features

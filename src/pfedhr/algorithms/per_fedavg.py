@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
-from pfedhr.algorithms.homogeneous import Held, Homogeneous, Shared, Trained, mean, received
+from pfedhr.algorithms.held import Held, Shared
+from pfedhr.algorithms.homogeneous import Homogeneous, Trained, mean, received
 from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.private import restore, train, weights_of
 from pfedhr.seeding import generator, seeded

@@ -25,8 +25,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
-from pfedhr.algorithms.averaging import mixed, weighted_mean
-from pfedhr.algorithms.needs import above_zero, at_least, one_structure
+from pfedhr.algorithms.averaging import mixed, plain_mean
+from pfedhr.algorithms.needs import above_zero, at_least, one_structure, shares
 from pfedhr.algorithms.private import common_weights, restore, train, weights_of
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
@@ -79,6 +79,7 @@ class PFedBayes(Algorithm):
         one_structure(self, setup)
         at_least(self, divergence_weight=0, samples=1)
         above_zero(self, "mixing")
+        shares(self, "mixing")
         if not math.isfinite(self.initial_rho):
             raise SettingError(f"algorithm.initial_rho = {self.initial_rho} of {self.name}: choose a number, such as -4")
 
@@ -117,8 +118,7 @@ class PFedBayes(Algorithm):
         if not replies:
             return server, {}
         sent = [replies[client] for client in sorted(replies)]
-        means = weighted_mean([one.means for one in sent], [1] * len(sent))
-        rhos = weighted_mean([one.rhos for one in sent], [1] * len(sent))
+        means, rhos = plain_mean([one.means for one in sent]), plain_mean([one.rhos for one in sent])
         if server.shared is not None:
             means, rhos = mixed(server.shared.means, means, self.mixing), mixed(server.shared.rhos, rhos, self.mixing)
         return Prior(Distribution(means, rhos)), {}

@@ -11,8 +11,9 @@ does.
 
 Departures: where the paper leaves it open, groups by k-medoids, `light` stitches by default and none between blocks that were
 neighbours; no fully connected block before a convolution, own blocks that complete included; a client's unchanged network is
-never its teacher; a size counts all values that travel, stitches, head and running statistics too, and if every candidate is
-too large the smallest serves.
+never its teacher; where these rules leave no candidate, own blocks follow from an earlier place, and where that leaves none
+another anchor is drawn; of all candidates a sample of `candidates` is looked at, not each; a size counts all values that
+travel, stitches, head and running statistics too, and if every candidate is too large the smallest serves.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ algorithm 1. A client's theta minimises f(theta) + lambda/2 ||theta - w||^2 by a
 towards it by eta lambda (theta - w). Up: w, never theta. Down: w. The server mixes (1 - beta) w with beta times the mean.
 What serves a client is theta.
 
-Departures: as many batches as the experiment's local epochs have; running statistics of batch norms are averaged with w.
+Departures: as many batches as the experiment's local epochs have; running statistics of batch norms are averaged with w, but a
+beta above 1 does not carry them beyond their mean, where a variance could be negative.
 """
 
 from __future__ import annotations
@@ -20,11 +21,19 @@ from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, SettingError, Setup
 from pfedhr.algorithms.averaging import mixed
-from pfedhr.algorithms.homogeneous import Held, Homogeneous, Shared, Trained, mean, received
+from pfedhr.algorithms.held import Held, Shared
+from pfedhr.algorithms.homogeneous import Homogeneous, Trained, mean, received
 from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.private import restore, weights_of
 from pfedhr.learning import TrainingError, batches
 from pfedhr.seeding import generator, seeded
+
+
+@dataclass(frozen=True)
+class Moved(Trained):
+    """What goes up: w, how many examples it saw, and which of its tensors no step moves, such as running statistics."""
+
+    buffers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class PFedMe(Homogeneous):
     """Share of the mean in the server's new model (beta)."""
 
     name = "pfedme"
+    reply_type = Moved
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for several structures, or settings out of range."""
@@ -56,7 +66,7 @@ class PFedMe(Homogeneous):
                 f"oversteps the personal one; choose a smaller one of the two"
             )
 
-    def client_step(self, state: Held, message: Shared, view: ClientView) -> tuple[Held, Trained, Metrics]:
+    def client_step(self, state: Held, message: Shared, view: ClientView) -> tuple[Held, Moved, Metrics]:
         """Move theta on every batch, and w after it."""
         examples = view.train.ready(view.device)
         model = restore(view.network, received(message, view)).to(view.device).train()
@@ -82,7 +92,8 @@ class PFedMe(Homogeneous):
             for value, moved in zip(theta, shared, strict=True):
                 value.copy_(moved)
         weights = weights_of(model)
-        return Held(personal, message.weights), Trained(weights, len(view.train)), {"loss": total / len(examples)}
+        buffers = tuple(name for name, _ in model.named_buffers(remove_duplicate=False) if name in weights)
+        return Held(personal, message.weights), Moved(weights, len(view.train), buffers), {"loss": total / len(examples)}
 
     def envelope_step(self, theta: list[nn.Parameter], shared: list[Tensor], loss: Callable[[], Tensor]) -> float:
         """Move `theta` by K steps on the loss and the tie, then `shared` towards it, both in place; return the last loss."""
@@ -98,9 +109,14 @@ class PFedMe(Homogeneous):
                 held.lerp_(own, self.shared_learning_rate * self.envelope)
         return value.item()
 
-    def server_step(self, server: Shared, replies: Mapping[str, Trained], view: ServerView) -> tuple[Shared, Metrics]:
+    def server_step(  # pyright: ignore[reportIncompatibleMethodOverride]  - replies are of reply_type
+        self, server: Shared, replies: Mapping[str, Moved], view: ServerView
+    ) -> tuple[Shared, Metrics]:
         """Return the mixture of the old model and the plain mean of the replies; of the mean alone in the first round."""
         if not replies:
             return server, {}
         new = mean(replies, by_examples=False)
-        return Shared(new if server.weights is None else mixed(server.weights, new, self.mixing)), {}
+        if (old := server.weights) is None:
+            return Shared(new), {}
+        buffers = {name: new[name] for name in replies[min(replies)].buffers}
+        return Shared(mixed(old, new, self.mixing) | mixed(old, buffers, min(1.0, self.mixing))), {}

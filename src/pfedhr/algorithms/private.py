@@ -44,6 +44,11 @@ def common_weights(network: ModelSpec, seed: int) -> Tensors:
     return weights_of(build(network, seed, "initial weights"))
 
 
+def or_common(weights: Tensors | None, network: ModelSpec, seed: int) -> Tensors:
+    """Return the weights that came, or where none have come yet those that everyone with `network` makes by itself."""
+    return common_weights(network, seed) if weights is None else weights
+
+
 def train(
     view: ClientView,
     model: nn.Module,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from pfedhr.algorithm import ServerView, Setup
-from pfedhr.algorithms.homogeneous import Shared
+from pfedhr.algorithm import Setup
+from pfedhr.algorithms.held import SendsShared, Shared
 from pfedhr.algorithms.needs import common_features
 from pfedhr.algorithms.own import Own, OwnNetwork
 from pfedhr.heads import head_name
@@ -13,23 +13,12 @@ from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
 
 
-class SharedHead(OwnNetwork):
+class SharedHead(SendsShared, OwnNetwork):
     """A method whose server sends one head to all clients, which begin their training with it."""
-
-    server_state = Shared
-    message_type = Shared
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError unless all heads have one shape."""
         common_features(self, setup)
-
-    def init_server(self, view: ServerView) -> Shared:
-        """Return no head yet."""
-        return Shared(None)
-
-    def message(self, server: Shared, client: str) -> Shared:
-        """Return the head."""
-        return server
 
 
 def take_head(network: ModelSpec, weights: Tensors) -> Tensors:

@@ -36,17 +36,17 @@ def shapes_of(network: ModelSpec) -> Shapes:
     return {name: tuple(value.shape) for name, value in build(network, 0).state_dict().items()}
 
 
-def rates_of(network: ModelSpec, whole: ModelSpec) -> dict[str, float]:
-    """Return the share of the whole's outputs that each layer has, by the layer's name, where that is not all."""
-    own, full = shapes_of(network), shapes_of(whole)
+def rates_of(network: ModelSpec, global_network: ModelSpec) -> dict[str, float]:
+    """Return the share of the global network's outputs that each layer has, by the layer's name, where that is not all."""
+    own, full = shapes_of(network), shapes_of(global_network)
     layers = [name for name, layer in build(network, 0).named_modules() if isinstance(layer, LAYERS)]
     rates = {name: own[f"{name}.weight"][0] / full[f"{name}.weight"][0] for name in layers}
     return {name: rate for name, rate in rates.items() if rate < 1}
 
 
-def cut(whole: Tensors, shapes: Shapes) -> Tensors:
-    """Return the slice of `whole` that has these shapes: the first entries along every axis."""
-    return {name: whole[name][_region(shape)].clone() for name, shape in shapes.items()}
+def slice_of(weights: Tensors, shapes: Shapes) -> Tensors:
+    """Return the slice of a global network's weights that has these shapes: the first entries along every axis."""
+    return {name: weights[name][_region(shape)].clone() for name, shape in shapes.items()}
 
 
 def joined(old: Tensors, sent: Sequence[Slice], head: tuple[str, ...]) -> Tensors:
@@ -120,21 +120,21 @@ def measure_statistics(model: nn.Module, inputs: Tensor, batch_size: int, rng: t
             model(inputs[batch])
 
 
-def is_slice(part: nn.Module, whole: nn.Module, examples: Tensor) -> bool:
-    """Return whether `part` computes what `whole` does once all that lies outside of the slice is 0."""
-    own, full = part.state_dict(), whole.state_dict()
+def is_slice(part: nn.Module, global_network: nn.Module, examples: Tensor) -> bool:
+    """Return whether `part` computes what the global network does once all that lies outside of the slice is 0."""
+    own, full = part.state_dict(), global_network.state_dict()
     if own.keys() != full.keys():
         return False
     for name, value in own.items():
         shape = full[name].shape
         if value.dim() != len(shape) or any(size > limit for size, limit in zip(value.shape, shape, strict=True)):
             return False
-    learnt = {name for name, _ in whole.named_parameters(remove_duplicate=False)}
+    learnt = {name for name, _ in global_network.named_parameters(remove_duplicate=False)}
     for name, value in own.items():
         if name in learnt:  # elsewhere a variance of 1 stays 1
             full[name].zero_()
         full[name][_region(value.shape)] = value
-    logits, expected = predict(whole, examples), predict(part, examples)
+    logits, expected = predict(global_network, examples), predict(part, examples)
     return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 

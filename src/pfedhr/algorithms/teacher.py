@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from pfedhr.algorithm import Metrics, ServerView
 from pfedhr.algorithms.private import weights_of
+from pfedhr.algorithms.public_training import train_publicly
 from pfedhr.algorithms.uploads import Source
 from pfedhr.data import Examples
 from pfedhr.inference import predict
-from pfedhr.learning import Augmentation, Loss, Training, TrainingError, fit, nt_xent
+from pfedhr.learning import Augmentation, Loss, Training, nt_xent
 from pfedhr.parcel import ParcelError, Tensors
 from pfedhr.reassembly import (
     BlockBank,
@@ -122,6 +123,9 @@ class FrozenBlocks(nn.Sequential):
         super().__init__(OrderedDict(network.named_children()))
         for block in self._blocks():
             block.requires_grad_(False)
+            for module in block.modules():
+                if isinstance(module, nn.RNNBase):
+                    module.dropout = 0.0  # between its layers, in the train mode that its gradients ask for
 
     def _blocks(self) -> list[nn.Module]:
         return [part for name, part in self.named_children() if name.startswith("block")]
@@ -143,19 +147,14 @@ def tune(job: TuningJob, view: ServerView) -> Tuned:
     public = view.public.ready(view.device)
     network = teacher_network(job.teacher).to(view.device)
     model = FrozenBlocks(network) if job.frozen else network
-    path = (view.round, str(job.teacher.recipe), "tuning")
-    rng = generator(view.seed, *path, "batches")
+    path = (str(job.teacher.recipe), "tuning")
     loss = (
         _labelled(public)
         if isinstance(public, Examples)
-        else _contrastive(public.inputs, view.mirror, job.temperature, generator(view.seed, *path, "views"))
+        else _contrastive(public.inputs, view.mirror, job.temperature, generator(view.seed, view.round, *path, "views"))
     )
-    try:
-        if any(value.requires_grad for value in model.parameters()):
-            with seeded(view.seed, *path, "dropout"):
-                fit(model, len(public), loss, job.training, rng)
-    except TrainingError as error:
-        raise TrainingError(f"tuning {job.teacher.recipe} in round {view.round}: {error}") from error
+    if any(value.requires_grad for value in model.parameters()):
+        train_publicly(model, loss, job.training, view, f"tuning {job.teacher.recipe}", *path)
     logits = predict(model, public.inputs).cpu()
     tuned = weights_of(model)  # and the names of tied weights, which a blueprint gives once
     return Tuned(replace(job.teacher, weights={name: tuned[name] for name in job.teacher.weights}), logits)

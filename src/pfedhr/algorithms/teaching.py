@@ -105,18 +105,18 @@ class Teaching(Algorithm):
         at_least(self, groups=2, candidates=1, tuning_epochs=0, tuning_batch_size=1, probe=2)
         at_least(self, distil_weight=0, teacher_max_age=0, most_blocks=0, stitch_layers=1)
         above_zero(self, "temperature", "contrastive_temperature", "tuning_learning_rate")
-        if not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
-            raise SettingError(
-                f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of shape "
-                f"{tuple(setup.public.inputs.shape[1:])}; give labelled public data"
-            )
         if self.tuning_epochs:
+            if not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
+                raise SettingError(
+                    f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of "
+                    f"shape {tuple(setup.public.inputs.shape[1:])}; give labelled public data"
+                )
             public_batches(setup, "algorithm.tuning_batch_size", self.tuning_batch_size)
         self._check_blocks(setup, setup.examples)
 
     def _check_blocks(self, setup: Setup, example: Tensor) -> None:
         """Raise SettingError if the cohort of a round may have fewer blocks than there are groups."""
-        described = {network: check_description(network, example) for network in set(setup.networks.values())}
+        described = {network: check_description(network, example) for network in setup.structures}
         depth = {network: len(cut(one.blueprint, self.most_blocks)) for network, one in described.items()}
         lengths = sorted(depth[network] for network in setup.networks.values())[: setup.active]
         fewest = self._fewest_blocks(lengths)
@@ -131,8 +131,8 @@ class Teaching(Algorithm):
         return sum(lengths)
 
     def public_use(self, labelled: bool) -> PublicUse:
-        """Return labels where there are some: the server tunes on them."""
-        return "labels at the server" if labelled else "inputs at the server"
+        """Return labels where there are some and the server tunes on them, else inputs."""
+        return "labels at the server" if labelled and self.tuning_epochs else "inputs at the server"
 
     def init_server(self, view: ServerView) -> Teachers:
         """Return no teachers."""

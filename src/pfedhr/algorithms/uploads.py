@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,14 @@ class Source:
     plans: tuple[BlockPlan, ...]
     weights: Tensors
     examples: int
+
+    @property
+    def structure(self) -> str:
+        """The hash of the blueprint."""
+        return self.blueprint.hash
+
+
+Network = TypeVar("Network", Upload, Source)
 
 
 @functools.cache
@@ -125,22 +134,32 @@ def deposit_sources(sources: Mapping[str, Source], device: torch.device) -> Bloc
     return BlockBank(chains, tuple(input_of(first, 1).shape[1:]))
 
 
+def by_structure(sent: Mapping[str, Network]) -> dict[str, dict[str, Network]]:
+    """Return the networks of each structure by its hash, each by its client, both in the order in which they were given."""
+    cohorts: dict[str, dict[str, Network]] = {}
+    for client, one in sent.items():
+        cohorts.setdefault(one.structure, {})[client] = one
+    return cohorts
+
+
+def mean_by_examples(cohort: Mapping[str, Network]) -> Tensors:
+    """Return the mean of networks of one structure by the examples that they saw."""
+    members = cohort.values()
+    return weighted_mean([one.weights for one in members], [one.examples for one in members])
+
+
 def average_structures(sources: Mapping[str, Source]) -> dict[str, Source]:
     """Return one network a structure: the mean of its clients' weights by their examples (large-N variant).
 
     It bears the name of its first client, with how many others it stands for: `client00+3`.
     """
-    cohorts: dict[Blueprint, dict[str, Source]] = {}
-    for client, source in sources.items():
-        cohorts.setdefault(source.blueprint, {})[client] = source
     averaged: dict[str, Source] = {}
-    for members in cohorts.values():
+    for members in by_structure(sources).values():
         if len(members) == 1:
             averaged |= members
         else:
-            counts = [member.examples for member in members.values()]
-            weights = weighted_mean([member.weights for member in members.values()], counts)
+            examples = sum(member.examples for member in members.values())
             averaged[f"{min(members)}+{len(members) - 1}"] = replace(
-                members[min(members)], weights=weights, examples=sum(counts)
+                members[min(members)], weights=mean_by_examples(members), examples=examples
             )
     return averaged

@@ -18,6 +18,11 @@ class BlockRef(NamedTuple):
     owner: str
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]  - tuple.index() is not missed
 
+    @property
+    def place(self) -> tuple[int, str]:
+        """What blocks are sorted by: where they stand, then whose they are."""
+        return self.index, self.owner
+
     def __str__(self) -> str:
         return f"{self.owner}.{self.index}"
 

@@ -7,12 +7,14 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Literal
 
 import torch
 
 from pfedhr.reassembly.assembly import Sizes
 from pfedhr.reassembly.bank import BlockBank, BlockRef
+from pfedhr.reassembly.drawing import distinct_numbers, python_random
 from pfedhr.reassembly.grouping import Groups
 from pfedhr.reassembly.recipes import Recipe, connects, operation_order
 from pfedhr.reassembly.similarity import Similarity
@@ -78,10 +80,9 @@ def complete(
     depends neither on the order of the groups nor on that of the clients.
     """
     rules = rules or CompletionRules()
-    # Python's generator, for the number of chains may exceed 64 bits.
-    draw = random.Random(int(torch.randint(2**62, (), generator=rng)))
+    draw = python_random(rng)
     chain = bank.chain(owner)
-    members = {ref: tuple(sorted(found, key=_place)) for found in groups for ref in found}
+    members = {ref: tuple(sorted(found, key=lambda ref: ref.place)) for found in groups for ref in found}
     for anchor in _anchors(chain[0], members[chain[0]], similarity, rules.anchor, draw):
         levels = _levels(anchor, chain, members, rules.increasing)
         for stop in range(len(levels), 0, -1):
@@ -90,10 +91,6 @@ def complete(
                 recipes, fits = search.choose(limit, draw, sizes, most)
                 return Completions(recipes, total, search.walks().total < total, fits)
     return Completions((), 0, False, True)
-
-
-def _place(ref: BlockRef) -> tuple[int, str]:
-    return ref.index, ref.owner
 
 
 def _anchors(
@@ -179,11 +176,10 @@ class _Search:
 
         if within.total <= limit:
             return filter(fits, map(within.chain, range(within.total)))
-        tried: set[int] = set()
         chosen: dict[int, Recipe] = {}
-        while len(chosen) < limit and len(tried) < min(within.total, TRIES * limit):
-            number = draw.randrange(within.total)
-            if number not in tried and fits(recipe := within.chain(number)):
+        for number in islice(distinct_numbers(within.total, draw), TRIES * limit):
+            if fits(recipe := within.chain(number)):
                 chosen[number] = recipe
-            tried.add(number)
+            if len(chosen) == limit:
+                break
         return iter(chosen[number] for number in sorted(chosen))

@@ -33,12 +33,8 @@ def group(similarity: Similarity, count: int) -> Groups:
     np.fill_diagonal(between, 0)
     labels = _labels(between, count)
     members = ([ref for ref, label in zip(refs, labels, strict=True) if label == at] for at in range(count))
-    groups = [tuple(sorted(found, key=_place)) for found in members]
-    return tuple(sorted(groups, key=lambda found: (sum(ref.index for ref in found) / len(found), _place(found[0]))))
-
-
-def _place(ref: BlockRef) -> tuple[int, str]:
-    return ref.index, ref.owner
+    groups = [tuple(sorted(found, key=lambda ref: ref.place)) for found in members]
+    return tuple(sorted(groups, key=lambda found: (sum(ref.index for ref in found) / len(found), found[0].place)))
 
 
 def _labels(between: np.ndarray, count: int) -> list[int]:

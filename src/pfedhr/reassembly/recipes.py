@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 import torch
 
 from pfedhr.reassembly.bank import BlockBank, BlockRef
+from pfedhr.reassembly.drawing import descend, distinct_numbers, python_random
 from pfedhr.reassembly.grouping import Groups
 from pfedhr.reassembly.operations import RANKS
 from pfedhr.reassembly.stitching import joinable
@@ -89,6 +90,7 @@ class Rules:
 
 
 RULES = Rules()
+_State = tuple[BlockRef | None, Coverage]
 
 
 class Search:
@@ -117,20 +119,7 @@ class Search:
 
     def chain(self, number: int) -> Recipe:
         """Return chain `number`, 0 <= number < total, in the order of (index, owner) from the first block on."""
-        chain: list[BlockRef] = []
-        last, covered = None, Coverage()
-        while number > 0 or not self._complete(last, covered):
-            number -= self._complete(last, covered)
-            for ref, reached in self._steps(last, covered):
-                onward = self._count(ref, reached)
-                if number < onward:
-                    break
-                number -= onward
-            else:
-                raise IndexError("there is no chain of this number")
-            chain.append(ref)
-            last, covered = ref, reached
-        return Recipe(tuple(chain))
+        return Recipe(descend(number, (None, Coverage()), self._onward))
 
     def _complete(self, last: BlockRef | None, covered: Coverage) -> bool:
         return last is not None and all(rule(covered, self._wanted) for rule in self._rules.wholes)
@@ -155,9 +144,16 @@ class Search:
             and (last is None or all(rule(last, ref, self._bank) for rule in self._rules.steps))
         ]
 
+    def _onward(self, state: _State) -> Iterator[tuple[BlockRef | None, _State, int]]:
+        """Yield what may follow in a state, the end first, each with the state after it and the number of chains from there."""
+        last, covered = state
+        if self._complete(last, covered):
+            yield None, state, 1
+        for ref, reached in self._steps(last, covered):
+            yield ref, (ref, reached), self._count(ref, reached)
+
     def _count_onward(self, last: BlockRef | None, covered: Coverage) -> int:
-        onward = sum(self._count(ref, reached) for ref, reached in self._steps(last, covered))
-        return onward + self._complete(last, covered)
+        return sum(count for _, _, count in self._onward((last, covered)))
 
 
 def propose(
@@ -177,9 +173,5 @@ def propose(
     search = Search(groups, bank, rules, repeat_groups)
     if search.total <= limit:
         return tuple(search.chain(number) for number in range(search.total))
-    # Python's generator, for the number of chains may exceed 64 bits.
-    draw = random.Random(int(torch.randint(2**62, (), generator=rng)))
-    numbers: set[int] = set()
-    while len(numbers) < limit:
-        numbers.add(draw.randrange(search.total))
+    numbers = islice(distinct_numbers(search.total, python_random(rng)), limit)
     return tuple(search.chain(number) for number in sorted(numbers))

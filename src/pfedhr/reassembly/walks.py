@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 from pfedhr.reassembly.assembly import Sizes
 from pfedhr.reassembly.bank import BlockRef
+from pfedhr.reassembly.drawing import descend
 from pfedhr.reassembly.recipes import Recipe
 
 Fitting = Callable[[int, BlockRef | None], Sequence[BlockRef]]
@@ -15,6 +16,9 @@ Fitting = Callable[[int, BlockRef | None], Sequence[BlockRef]]
 
 GRAIN = 2**12
 """Units in which a size that is allowed is spent: a size of fewer values is spent exactly."""
+
+_State = tuple[int, BlockRef | None, bool, int | None]
+"""Where a chain stands: its next place, its last block, whether it is the excluded one so far, and the units that are left."""
 
 
 class Walks:
@@ -51,20 +55,7 @@ class Walks:
 
     def chain(self, number: int) -> Recipe:
         """Return chain `number`, 0 <= number < total, in the order of the fitting blocks from the first on."""
-        if not 0 <= number < self.total:
-            raise IndexError("there is no chain of this number")
-        chain: list[BlockRef] = []
-        last, excluded, left = None, bool(self._excluded), self._allowed
-        while len(chain) < self._length:
-            for ref, size, same in self._steps(len(chain), last, excluded):
-                rest = None if left is None else left - size
-                onward = self._count(len(chain) + 1, ref, same, rest)
-                if number < onward:
-                    chain.append(ref)
-                    last, excluded, left = ref, same, rest
-                    break
-                number -= onward
-        return Recipe(tuple(chain))
+        return Recipe(descend(number, (0, None, bool(self._excluded), self._allowed), self._onward))
 
     def smallest(self) -> Recipe:
         """Return the chain that holds the fewest values, the first of equals; there must be one."""
@@ -102,9 +93,15 @@ class Walks:
                 return 0
             if most <= left:
                 return self._count(place, last, excluded, None)
+        return sum(count for _, _, count in self._onward((place, last, excluded, left)))
+
+    def _onward(self, state: _State) -> Iterator[tuple[BlockRef | None, _State, int]]:
+        """Yield what may follow in a state, each with the state after it and the number of chains from there."""
+        place, last, excluded, left = state
         if place == self._length:
-            return 0 if excluded else 1
-        return sum(
-            self._count(place + 1, ref, same, None if left is None else left - size)
-            for ref, size, same in self._steps(place, last, excluded)
-        )
+            if not excluded:
+                yield None, state, 1
+            return
+        for ref, size, same in self._steps(place, last, excluded):
+            following = (place + 1, ref, same, None if left is None else left - size)
+            yield ref, following, self._count(*following)

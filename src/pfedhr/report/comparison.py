@@ -169,6 +169,6 @@ def server_sheet(results: Results, setting: str) -> Sheet:
         if any(seconds):
             count, ratio = (mean_or_none(getattr(row, name) for row in cells) for name in ("candidates", "teacher_ratio"))
             more = ("" if count is None else f"{count:.1f}", "" if ratio is None else f"{ratio:+.2f}")
-            rows.append([method, *(f"{value:.3f}" for value in seconds), *more])
+            rows.append([method, *(f"{value:.3f}" if value else "" for value in seconds), *more])
     title = f"{setting}: the server's seconds a round by stage"
     return Sheet(title, ("method", *STAGES, "candidates", "teacher size - 1"), rows)

@@ -185,3 +185,19 @@ def test_tables_are_made_of_what_did_not_fail(tmp_path: Path) -> None:
 def test_what_is_no_study_is_not_drawn(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"about\.json is missing or damaged"):
         redraw(tmp_path)
+
+
+COMMITTED = sorted(path.parent for path in (Path(__file__).parents[1] / "docs" / "results").glob("*/*/cells.csv"))
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=[f"{folder.parent.name}-{folder.name}" for folder in COMMITTED])
+def test_committed_results_are_made_of_their_rows(folder: Path, tmp_path: Path) -> None:
+    for name in ("about.json", "cells.csv", "clients.csv"):
+        write(tmp_path / name, (folder / name).read_bytes())
+    redraw(tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+def test_there_are_committed_results_of_three_sets() -> None:
+    assert {folder.name for folder in COMMITTED} >= {"mnist", "fashion-mnist", "cifar-10"}

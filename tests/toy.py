@@ -10,6 +10,7 @@ from pfedhr.in_process import Cohort
 from pfedhr.learning import Training
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import Tensors
+from pfedhr.reassembly import Block, BlockBank, BlockRef
 from pfedhr.seeding import generator
 
 
@@ -56,3 +57,16 @@ def kl(teacher: Tensor, student: Tensor) -> Tensor:
     """KL(teacher || student) of the softmaxes of logits (batch, classes), as it is written; the teacher is a constant."""
     p = teacher.detach().softmax(1)
     return (p * (p.log() - student.log_softmax(1))).sum(1).mean()
+
+
+def make_bank(**operations: str) -> BlockBank:
+    """A bank of blocks without content: one letter a block, c for conv, o for other and f for fc."""
+    names = {"c": "conv", "f": "fc", "o": "other"}
+    return BlockBank(
+        {owner: [Block((), names[letter], (4,), (4,), nn.Identity()) for letter in row] for owner, row in operations.items()},
+        (4,),
+    )
+
+
+def refs(text: str) -> tuple[BlockRef, ...]:
+    return tuple(BlockRef(word[0], int(word[1:])) for word in text.split())

@@ -21,10 +21,10 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, load_experiment, override
 from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
 from pfedhr.report.console import CellsDisplay
-from pfedhr.report.study import read_about, write_experiments
+from pfedhr.report.study import read_about, write_rows
 from pfedhr.reproduction import SCALES, TARGETS, beside_sheet, redraw, reproduce
-from pfedhr.results import collect, read_results, write_results
-from pfedhr.study import Setting, StudyError, cells_of, is_finished, run_cells
+from pfedhr.results import read_results
+from pfedhr.study import Setting, StudyError, cells_of, run_cells
 
 SEEDS = "0,1,2,3,4"
 GAINS = ("method", "mean", "worst client", "better / worse off", "to local", "to pfedhr")
@@ -56,12 +56,9 @@ def compare(arguments: list[str]) -> None:
     cells = cells_of([Setting(experiment.name, experiment, methods)], numbers("--seeds", seeds or SEEDS))
     at_once, store = count("--workers", workers), path / "cells"
     failed = _watched(lambda display: run_cells(cells, store, at_once, display), path)
-    done = [cell for cell in cells if is_finished(store / cell.folder)]
-    if done:
+    missing = write_rows(cells, store, path)
+    if missing is not None:
         write(path / BASE, base.encode())
-        write_results(collect(done, store), path)
-        write_experiments(path, done)
-        missing = {"missing": f"{len(cells) - len(done)} of {len(cells)} runs, which failed"} if len(done) < len(cells) else {}
         redraw(path, {"title": f"Comparison: {experiment.name}", "command": told, **missing})
         _show(path)
     _tell(failed)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from toy import make_bank, refs
 
 from pfedhr.models import ModelSpec, build
 from pfedhr.reassembly import (
@@ -30,19 +31,6 @@ from pfedhr.reassembly.walks import Walks
 from pfedhr.seeding import generator
 
 Groups = tuple[tuple[BlockRef, ...], ...]
-
-
-def make_bank(**operations: str) -> BlockBank:
-    """A bank of blocks without content: one letter a block, c for conv, o for other and f for fc."""
-    names = {"c": "conv", "f": "fc", "o": "other"}
-    return BlockBank(
-        {owner: [Block((), names[letter], (4,), (4,), nn.Identity()) for letter in row] for owner, row in operations.items()},
-        (4,),
-    )
-
-
-def refs(text: str) -> tuple[BlockRef, ...]:
-    return tuple(BlockRef(word[0], int(word[1:])) for word in text.split())
 
 
 def alike(bank: BlockBank) -> Similarity:

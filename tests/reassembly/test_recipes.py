@@ -6,26 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from toy import make_bank, refs
 
 from pfedhr.reassembly import RULES, Block, BlockBank, BlockRef, Recipe, Rules, Search, propose
 from pfedhr.reassembly.drawing import distinct_numbers, python_random
 from pfedhr.reassembly.operations import RANKS
 from pfedhr.reassembly.recipes import connects, every_group, operation_order
 from pfedhr.seeding import generator
-
-
-def make_bank(**operations: str) -> BlockBank:
-    """A bank of blocks without content: one letter a block, c for conv and f for fc."""
-    names = {"c": "conv", "f": "fc", "o": "other"}
-    return BlockBank(
-        {owner: [Block((), names[letter], (4,), (4,), nn.Identity()) for letter in row] for owner, row in operations.items()},
-        (4,),
-    )
-
-
-def refs(text: str) -> tuple[BlockRef, ...]:
-    return tuple(BlockRef(word[0], int(word[1:])) for word in text.split())
-
 
 # Two networks whose candidates are counted by hand: A = c1 c2 f3 f4, B = c1 c2 c3 f4 f5.
 TOY = make_bank(A="ccff", B="cccff")

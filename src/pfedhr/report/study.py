@@ -19,8 +19,8 @@ from pfedhr.disk import csv_bytes, write
 from pfedhr.experiment_file import dump
 from pfedhr.report.comparison import comparison_records, comparison_sheet, method_rows, server_sheet, structure_sheet
 from pfedhr.report.sheet import Sheet
-from pfedhr.results import Results, ResultsError
-from pfedhr.study import Cell
+from pfedhr.results import Results, ResultsError, collect, write_results
+from pfedhr.study import Cell, is_finished
 
 NOTES = """\
 Accuracy in percent on each client's own test examples, over all clients after the last round; *mean* ± standard deviation over
@@ -65,7 +65,20 @@ def _made(results: Results) -> dict[str, str]:
     }
 
 
-def write_experiments(folder: Path, cells: Iterable[Cell]) -> None:
+def write_rows(cells: Sequence[Cell], store: Path, folder: Path) -> dict[str, str] | None:
+    """Write the rows and experiments of the cells that are finished in `store`; return None, and write nothing, if none is.
+
+    Otherwise return what about.json has to say of those that are missing.
+    """
+    done = [cell for cell in cells if is_finished(store / cell.folder)]
+    if not done:
+        return None
+    write_results(collect(done, store), folder)
+    _write_experiments(folder, done)
+    return {"missing": f"{len(cells) - len(done)} of {len(cells)} runs, which failed"} if len(done) < len(cells) else {}
+
+
+def _write_experiments(folder: Path, cells: Iterable[Cell]) -> None:
     """Write what each kind of run is, as an experiment of seed 0 that `pfedhr run` takes."""
     for kind, cell in {cell.kind: cell for cell in cells}.items():
         data = replace(cell.experiment.data, dir="")  # where it lies is the reader's to say

@@ -14,12 +14,12 @@ from pfedhr.disk import write
 from pfedhr.launch import prepare
 from pfedhr.models import build
 from pfedhr.reassembly import decompose
-from pfedhr.report.study import read_about, write_experiments, write_report
+from pfedhr.report.study import read_about, write_report, write_rows
 from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.figures import DrawnBlock, draw_settings, draw_teachers, need_matplotlib
 from pfedhr.reproduction.scales import Scale
 from pfedhr.reproduction.targets import TARGETS, Target, settings_of
-from pfedhr.results import collect, read_results, write_results
+from pfedhr.results import read_results
 from pfedhr.run import read_rounds
 from pfedhr.study import Cell, Watcher, cells_of, is_finished, run_cells
 
@@ -50,18 +50,16 @@ def reproduce(
     command = f"pfedhr reproduce {target.name} --scale {scale.name} --seeds {','.join(map(str, seeds))} --workers {workers}"
     written: list[Path] = []
     for data, each in cells.items():
-        done = [cell for cell in each if is_finished(store / cell.folder)]
-        if not done:
-            continue
         place = folder / f"{target.name}-{scale.name}" / data
-        write_results(collect(done, store), place)
-        write_experiments(place, done)
+        missing = write_rows(each, store, place)
+        if missing is None:
+            continue
         about = {"target": target.name, "scale": scale.name, "data": data, "cut": scale.cut}
         about |= {"command": f"{command} --datasets {data} --data.dir DIR"}
         about |= {"note": target.note} if target.note else {}
-        about |= {"missing": f"{len(each) - len(done)} of {len(each)} runs, which failed"} if len(done) < len(each) else {}
+        about |= missing
         if target.name == "figure7":
-            write(place / TEACHERS, json.dumps(_teachers(done, store), indent=1).encode())
+            write(place / TEACHERS, json.dumps(_teachers(each, store), indent=1).encode())
         redraw(place, about)
         written.append(place)
     return written, failed
@@ -89,7 +87,7 @@ def redraw(folder: Path, about: Mapping[str, Any] | None = None) -> None:
 
 def _teachers(cells: Sequence[Cell], store: Path) -> dict[str, Any]:
     """Return the first and the last teacher of the client that had most, with what is drawn of their blocks; or none."""
-    cell = next((cell for cell in cells if cell.method == "pfedhr"), None)
+    cell = next((cell for cell in cells if cell.method == "pfedhr" and is_finished(store / cell.folder)), None)
     had: dict[str, dict[int, str]] = {}
     for record in read_rounds(store / cell.folder) if cell else []:
         for client, recipe in record.get("teachers", {}).items():

@@ -24,7 +24,6 @@ from pfedhr.algorithms.private import initial_weights
 from pfedhr.data import Dataset
 from pfedhr.disk import LockedError, locked
 from pfedhr.experiment_file import dump, parse
-from pfedhr.federate import RoundResult
 from pfedhr.launch import prepare, start
 from pfedhr.parcel import pack
 from pfedhr.results import Results, collect, read_results
@@ -137,7 +136,7 @@ class Stopped(Exception):
 class StopAfterOneRound:
     def begin(self, label: str, rounds: int, done: int) -> None: ...
 
-    def end_round(self, label: str, result: RoundResult) -> None:
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
         raise Stopped
 
 

@@ -19,9 +19,10 @@ usage: pfedhr COMMAND ...
 
 Personalised federated learning among clients whose neural networks differ.
 
-  pfedhr run PRESET-or-FILE.toml [--out DIR] [--FIELD VALUE ...]
-                          run an experiment; `pfedhr run demo --help` lists every field
-  pfedhr run --resume DIR [--workers N]
+  pfedhr run PRESET-or-FILE.toml [--out DIR] [--engine in-process|flower] [--FIELD VALUE ...]
+                          run an experiment; `pfedhr run demo --help` lists every field;
+                          --engine flower: on Flower's simulation, with the same numbers
+  pfedhr run --resume DIR [--workers N | --engine flower]
                           go on with a run that was stopped, to the same end
   pfedhr compare PRESET-or-FILE.toml --algorithms a,b,c [--seeds 0,1,2,3,4] [--out DIR]
                  [--workers N] [--FIELD VALUE ...] [--METHOD.FIELD VALUE ...]
@@ -66,6 +67,9 @@ def run(arguments: list[str]) -> None:
     from pfedhr.launch import resume, start, stored_experiment
     from pfedhr.report.console import ProgressDisplay, better_off, client_table
 
+    engine, arguments = take(arguments, "--engine")
+    if engine not in (None, "in-process", "flower"):
+        raise UsageError(f"--engine {engine}: choose in-process or flower")
     stopped, arguments = take(arguments, "--resume")
     out, arguments = take(arguments, "--out")
     workers: int | None = None
@@ -81,7 +85,12 @@ def run(arguments: list[str]) -> None:
     console = Console()
     try:
         with ProgressDisplay(console) as display:
-            outcomes = resume(path, display, workers) if stopped else start(experiment, path, display)
+            if engine == "flower":
+                from pfedhr.flower.launching import resume_simulation, simulate
+
+                outcomes = resume_simulation(path, display) if stopped else simulate(experiment, path, display)
+            else:
+                outcomes = resume(path, display, workers) if stopped else start(experiment, path, display)
     except KeyboardInterrupt:
         print(f"pfedhr: stopped; go on with: pfedhr run --resume {path}", file=sys.stderr)
         sys.exit(130)

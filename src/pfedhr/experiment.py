@@ -15,6 +15,10 @@ from pfedhr.federate import Schedule
 from pfedhr.learning import Training
 
 
+QUIET = "quiet"
+"""In a field's metadata: a file that leaves the section at its defaults need not hold it, and says what it always said."""
+
+
 class ExperimentError(PfedhrError):
     """An experiment that cannot be read or run; the message names the field, its value and a remedy."""
 
@@ -73,6 +77,23 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
+class EngineOptions:
+    """What an engine does about clients that do not answer; no result depends on it as long as all do."""
+
+    min_clients: int = 1
+    """How many of a round's clients must reply for the round to end."""
+    round_timeout: float = 600.0
+    """Seconds that a round waits for replies, and that the start waits for clients."""
+    retries: int = 3
+    """How often a round with too few replies is tried again before the run stops, to be resumed."""
+
+    def __post_init__(self) -> None:
+        _require(self.min_clients >= 0, "engine.min_clients", self.min_clients, "0 or more")
+        _require(self.round_timeout > 0, "engine.round_timeout", self.round_timeout, "a number above 0")
+        _require(self.retries >= 0, "engine.retries", self.retries, "0 or more")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A run in full: equal experiments give equal numbers."""
 
@@ -91,6 +112,7 @@ class Experiment:
     clients: ClientOptions = field(default_factory=ClientOptions)
     plan: PlanOptions = field(default_factory=PlanOptions)
     algorithm: Algorithm = field(default_factory=PFedHR)
+    engine: EngineOptions = field(default_factory=EngineOptions, metadata={QUIET: True})
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and "/" not in self.name, "name", self.name, "a word without a slash")
@@ -103,6 +125,11 @@ class Experiment:
             raise ExperimentError(
                 f"plan.active = {self.plan.active}: there are {self.clients.count} clients only; choose at most "
                 f"{self.clients.count}, or raise clients.count"
+            )
+        if self.engine.min_clients > self.plan.active:
+            raise ExperimentError(
+                f"engine.min_clients = {self.engine.min_clients}: a round has plan.active = {self.plan.active} clients; choose "
+                f"at most as many"
             )
 
     @property

@@ -12,6 +12,8 @@ names as they come, and `checkpoint/latest.parcel` says which of them belong tog
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import statistics
@@ -192,6 +194,25 @@ def read_experiment(path: Path) -> str:
 def read_rounds(path: Path) -> list[dict[str, Any]]:
     """Return the records of the rounds of the run in `path`, and touch nothing."""
     return [json.loads(line) for line in _lines(path)]
+
+
+def read_outcomes(path: Path) -> list[ClientOutcome]:
+    """Return the rows of clients.csv of the run in `path`."""
+    rows = csv.DictReader(io.StringIO((path / "clients.csv").read_text(encoding="utf-8"), newline=""))
+    return [
+        ClientOutcome(
+            client=row["client"],
+            model=row["model"],
+            parameters=int(row["parameters"]),
+            train=int(row["train"]),
+            test=int(row["test"]),
+            classes=tuple(map(int, row["classes"].split())),
+            accuracy=float(row["accuracy"]),
+            teacher_accuracy=float(row["teacher_accuracy"]) if row["teacher_accuracy"] else None,
+            alone_accuracy=float(row["alone_accuracy"]) if row["alone_accuracy"] else None,
+        )
+        for row in rows
+    ]
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pfedhr.federate import RoundResult
 from pfedhr.models import ModelSpec, build, check_network
 from pfedhr.reassembly import decompose
 from pfedhr.run import ClientOutcome
@@ -48,11 +47,11 @@ class ProgressDisplay:
         """Show the bar of a run of which `done` rounds are behind."""
         self._tasks[label] = self._progress.add_task(label, total=rounds, completed=done, note="")
 
-    def end_round(self, label: str, result: RoundResult) -> None:
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
         """Move the bar on by one round."""
-        accuracies = [scores.own.accuracy for scores in result.scores.values()]
-        mean = f"accuracy {statistics.fmean(accuracies):.3f}" if accuracies else "not evaluated yet"
-        note = f"{len(result.active)} clients  {mean}"
+        accuracy = record["accuracy"]
+        mean = f"accuracy {accuracy['mean']:.3f}" if accuracy else "not evaluated yet"
+        note = f"{len(record['active'])} clients  {mean}"
         self._progress.update(self._tasks[label], advance=1, note=note)
 
 

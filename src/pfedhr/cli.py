@@ -33,6 +33,8 @@ Personalised federated learning among clients whose neural networks differ.
                           a table or figure of the paper: table2, table3, table4, figure1,
                           figure3, figure4, figure5, figure6, figure7
   pfedhr report DIR ...   write a study's tables and figures again from its CSV files
+  pfedhr flower new DIR   write a Flower app for `flwr run`: a client's own network and data go
+                          into its one Python file
   pfedhr inspect MODEL [--shape 3,32,32] [--classes 10] [--tokens]
                           print a network's blocks; --tokens: its inputs are the
                           numbers of words, as in: inspect lstm --shape 12 --tokens
@@ -149,11 +151,22 @@ def report(arguments: list[str]) -> None:
     report(arguments)
 
 
+def flower(arguments: list[str]) -> None:
+    """Write a Flower app to begin from."""
+    from pfedhr.flower.new import new_app
+
+    if len(arguments) != 2 or arguments[0] != "new":
+        raise UsageError("pfedhr flower takes: new DIR")
+    for path in new_app(Path(arguments[1])):
+        print(path)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": run,
     "compare": compare,
     "reproduce": reproduce,
     "report": report,
+    "flower": flower,
     "inspect": inspect,
     "presets": list_presets,
 }

@@ -6,6 +6,7 @@ Parcels travel as arrays of bytes, which Flower cuts into chunks, so that neithe
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -68,7 +69,7 @@ def server_app(serve: Callable[[Mailbox, Config], None]) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:  # pyright: ignore[reportUnusedFunction]
-        logging.getLogger("pfedhr").setLevel(logging.INFO)
+        _speak()
         serve(GridMailbox(grid), context.run_config)
 
     return app
@@ -91,6 +92,14 @@ def client_app(load: Callable[[Config, Config], Participant]) -> ClientApp:
         return Message(_content(pack(answer), reply), reply_to=message)
 
     return app
+
+
+def _speak() -> None:
+    """Let what this package logs be seen in `flwr run --stream`, once."""
+    log = logging.getLogger("pfedhr")
+    if not log.handlers:
+        log.setLevel(logging.INFO)
+        log.addHandler(logging.StreamHandler(sys.stdout))
 
 
 def _content(head: bytes, body: bytes | None) -> RecordDict:

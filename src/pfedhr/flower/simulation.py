@@ -7,11 +7,11 @@ kept under `clients/`.
 from __future__ import annotations
 
 import functools
-import logging
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from pfedhr.algorithm import ServerView
 from pfedhr.disk import write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
@@ -56,7 +56,7 @@ def simulated_server(mailbox: Mailbox, config: Mapping[str, object]) -> None:
             def states(client: str, round: int) -> bytes | None:
                 return States(path / "clients" / client / run).load(round)
 
-            def view(round: int):  # noqa: ANN202
+            def view(round: int) -> ServerView:
                 return alone(lambda map: cohort.server_view(round, map))
 
             return Remote(experiment, run, mailbox, roster, clients, directory, view, states)
@@ -90,5 +90,4 @@ def simulated_client(run: Mapping[str, object], node: Mapping[str, object]) -> P
 @functools.lru_cache(maxsize=1)
 def _cohort(path: Path) -> Cohort:
     """Return the run's clients, made once a process."""
-    logging.getLogger("pfedhr").setLevel(logging.INFO)
     return make_cohort(stored_experiment(path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import secrets
 import shutil
@@ -16,8 +15,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
@@ -61,6 +61,10 @@ run-directory = ""
 """
 
 
+Starter = Callable[..., "subprocess.Popen[bytes]"]
+"""Starts a command with arguments."""
+
+
 class FlowerError(PfedhrError):
     """Flower is missing, does not start, or ends without results; the message says where to look."""
 
@@ -92,7 +96,7 @@ def _require_flower() -> None:
 def _run(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
     (path / FAILURE).unlink(missing_ok=True)
     follow = _Follower(experiment, path, watch)
-    with tempfile.TemporaryDirectory() as home, (path / LOG).open("ab") as log, _processes(Path(home), path, log) as start:
+    with tempfile.TemporaryDirectory() as home, (path / LOG).open("ab") as log, _processes(Path(home), log) as start:
         port = _free_port()
         address = f"127.0.0.1:{port}"
         app = _write_app(Path(home), address)
@@ -159,7 +163,7 @@ def _write_app(home: Path, address: str) -> Path:
 
 
 @contextlib.contextmanager
-def _processes(home: Path, path: Path, log) -> Generator:  # noqa: ANN001
+def _processes(home: Path, log: BinaryIO) -> Generator[Starter]:
     """Give a function that starts a command of this Python's environment; end all that it started, and what they started."""
     mark = secrets.token_hex(8)
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -171,7 +175,9 @@ def _processes(home: Path, path: Path, log) -> Generator:  # noqa: ANN001
         program = shutil.which(command, path=places)
         if program is None:
             raise FlowerError(f"{command} was not found: pip install 'pfedhr[flower]'")
-        started.append(subprocess.Popen([program, *arguments], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+        started.append(
+            subprocess.Popen([program, *arguments], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        )
         return started[-1]
 
     try:

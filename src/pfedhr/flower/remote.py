@@ -149,9 +149,13 @@ class Remote:
         states: Callable[[str, int], bytes | None] = lambda client, round: None,
     ) -> None:
         self.clients = clients
-        self.server_view = server_view
         self._experiment, self._text, self._run = experiment, dump(experiment), run
         self._mailbox, self._roster, self._store, self._states = mailbox, roster, store, states
+        self._view = server_view
+
+    def server_view(self, round: int) -> ServerView:
+        """Return what the server may see in `round`."""
+        return self._view(round)
 
     def state(self, client: str) -> bytes | None:
         """Return the client's state as the run counts it, where the server can see it."""

@@ -5,40 +5,23 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import secrets
-import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
-from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
+from pfedhr.flower.processes import Family, FlowerError, free_port
 from pfedhr.flower.simulation import DIRECTORY, FAILURE
 from pfedhr.launch import Watcher, prepare, stored_experiment
 from pfedhr.run import ClientOutcome, RunDirectory, check_free, read_outcomes, read_rounds
 
 LOG = "flower.log"
 """What Flower's processes say, in the run's directory."""
-STARTED_BY = "PFEDHR_STARTED_BY"
-"""Marks in the environment every process that a run has started, so that it can end them all."""
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "OMP_NUM_THREADS": "1",
-}
-"""Settings under which Flower and Ray keep to this machine."""
 START_SECONDS = 120.0
 PYPROJECT = """\
 [project]
@@ -59,14 +42,6 @@ clientapp = "pfedhr.flower.grid:simulation_client"
 [tool.flwr.app.config]
 run-directory = ""
 """
-
-
-Starter = Callable[..., "subprocess.Popen[bytes]"]
-"""Starts a command with arguments."""
-
-
-class FlowerError(PfedhrError):
-    """Flower is missing, does not start, or ends without results; the message says where to look."""
 
 
 def simulate(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
@@ -96,15 +71,15 @@ def _require_flower() -> None:
 def _run(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
     (path / FAILURE).unlink(missing_ok=True)
     follow = _Follower(experiment, path, watch)
-    with tempfile.TemporaryDirectory() as home, (path / LOG).open("ab") as log, _processes(Path(home), log) as start:
-        port = _free_port()
+    with tempfile.TemporaryDirectory() as home, (path / LOG).open("ab") as log, _family(Path(home), log) as family:
+        port = free_port()
         address = f"127.0.0.1:{port}"
         app = _write_app(Path(home), address)
-        link = start("flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port))
+        link = family.start("flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port))
         _await_health(link, f"http://{address}/health", path)
         nodes = experiment.clients.count
         resources = f"num-supernodes={nodes} client-resources-num-cpus=1 init-args-num-cpus={experiment.workers}"
-        run = start(
+        run = family.start(
             "flwr",
             "run",
             str(app),
@@ -162,52 +137,10 @@ def _write_app(home: Path, address: str) -> Path:
     return app
 
 
-@contextlib.contextmanager
-def _processes(home: Path, log: BinaryIO) -> Generator[Starter]:
-    """Give a function that starts a command of this Python's environment; end all that it started, and what they started."""
-    mark = secrets.token_hex(8)
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = os.environ | QUIET | {"FLWR_HOME": str(home), STARTED_BY: mark, "PATH": places}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(command: str, *arguments: str) -> subprocess.Popen[bytes]:
-        program = shutil.which(command, path=places)
-        if program is None:
-            raise FlowerError(f"{command} was not found: pip install 'pfedhr[flower]'")
-        started.append(
-            subprocess.Popen([program, *arguments], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        )
-        return started[-1]
-
-    try:
-        yield start
-    finally:
-        for process in reversed(started):
-            process.terminate()
-        for process in started:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-        for number in _marked(mark):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
-        for process in started:
-            process.wait()
-
-
-def _marked(mark: str) -> Iterator[int]:
-    """Yield the processes that have the mark in their environment: Flower and Ray detach theirs from who began them."""
-    wanted = f"{STARTED_BY}={mark}".encode()
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if wanted in entry.read_bytes().split(b"\0"):
-                yield int(entry.parent.name)
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+def _family(home: Path, log: IO[bytes]) -> Family:
+    """Return a family of processes that find what this one would find from where it stands."""
+    places = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
+    return Family({"FLWR_HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, places))}, log)
 
 
 def _await_health(link: subprocess.Popen[bytes], address: str, path: Path) -> None:

@@ -42,7 +42,10 @@ class Server(Machine):
         trusted = ssl.create_default_context(cafile=self.home / "ca.crt")
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and link.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"https://{self.address}/health", None, 2, context=trusted):
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"https://{self.address}/health", None, 2, context=trusted),
+            ):
                 return
             time.sleep(0.2)
         raise FlowerError(f"the SuperLink did not start: see {self.log}")

@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # One thread a process: small networks train no faster on more, and processes side by side would fight over the cores.
 export OMP_NUM_THREADS = 1
 
-.PHONY: demo test test-slow lint bench catalogue clean
+.PHONY: demo test test-slow test-flower lint bench catalogue clean
 
 demo: $(VENV)/ready
 	$(BIN)/pfedhr run demo
@@ -14,6 +14,9 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready
 	$(BIN)/pytest -n 2 -m slow
+
+test-flower: $(VENV)/ready
+	$(BIN)/pytest -m flower tests/flower
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

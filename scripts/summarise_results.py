@@ -1,4 +1,4 @@
-"""Print the tables of docs/results/README.md from the rows in docs/results/table2-small: python scripts/summarise_results.py"""
+"""Print the tables of docs/results/README.md from the rows of table2 and figure1 there: python scripts/summarise_results.py"""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pfedhr.report.comparison import REFERENCE, MethodRow, mean_and_spread, meth
 from pfedhr.report.sheet import Sheet
 from pfedhr.results import read_results
 
-FOLDER = Path(__file__).parents[1] / "docs" / "results" / "table2-small"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+FOLDER = RESULTS / "table2-small"
 SETS = ("mnist", "fashion-mnist", "cifar-10")
 PUBLIC = ("labelled", "unlabelled")
 COLUMNS = [(name, partition) for name in SETS if (FOLDER / name).is_dir() for partition in ("iid", "classes")]
@@ -43,6 +44,19 @@ def pfedhr_sheet(title: str, cell: Callable[[MethodRow], str]) -> Sheet:
     return Sheet(title, ["public data", *HEADINGS], rows)
 
 
+def other_sheet(public: str) -> Sheet:
+    """Return each method's mean with public data of another set, and in brackets the difference to that of the clients' own."""
+    rows: dict[str, list[str]] = {}
+    for name, partition in COLUMNS:
+        results = read_results(RESULTS / "figure1-small" / name)
+        same, other = (method_rows(results.of(f"{partition}/{public}/{which}")) for which in ("same", "other"))
+        for before, after in zip(same, other, strict=True):
+            cell = f"{100 * after.mean:.2f} ({100 * (after.mean - before.mean):+.2f})"
+            rows.setdefault(after.method, []).append(cell)
+    title = f"Public data of another set, {public}"
+    return Sheet(title, ["method", *HEADINGS], [[f"`{name}`", *cells] for name, cells in rows.items()])
+
+
 if __name__ == "__main__":
     sheets = [
         *map(accuracy_sheet, PUBLIC),
@@ -54,4 +68,5 @@ if __name__ == "__main__":
             "Teachers of `pfedhr`, on the test examples of their clients", lambda row: f"{100 * (row.teacher or 0):.1f}"
         ),
     ]
+    sheets += map(other_sheet, PUBLIC)
     print("\n".join(sheet.markdown() for sheet in sheets))

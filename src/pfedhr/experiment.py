@@ -14,7 +14,6 @@ from pfedhr.errors import PfedhrError
 from pfedhr.federate import Schedule
 from pfedhr.learning import Training
 
-
 QUIET = "quiet"
 """In a field's metadata: a file that leaves the section at its defaults need not hold it, and says what it always said."""
 

@@ -163,8 +163,7 @@ def _from_value(kind: Any, value: Any, path: str, place: str) -> Any:
 def dump(experiment: Experiment) -> str:
     """Return the experiment as TOML, every field of it but quiet sections at their defaults: `parse` gives it back."""
     fields = dataclasses.fields(experiment)
-    plain = {item.name: getattr(experiment, item.name) for item in fields}
-    plain = {item.name: plain[item.name] for item in fields if not (QUIET in item.metadata and plain[item.name] == _default(item))}
+    plain = {item.name: value for item in fields if not _is_quiet(item, value := getattr(experiment, item.name))}
     lines = [f"{key} = {_toml(value)}" for key, value in plain.items() if not dataclasses.is_dataclass(value)]
     for section, value in plain.items():
         if dataclasses.is_dataclass(value):
@@ -174,8 +173,8 @@ def dump(experiment: Experiment) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _default(item: dataclasses.Field[Any]) -> Any:
-    return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+def _is_quiet(item: dataclasses.Field[Any], value: Any) -> bool:
+    return QUIET in item.metadata and value == type(value)()
 
 
 def _toml(value: Any) -> str:

@@ -125,9 +125,7 @@ def _in_process(workers: Workers) -> EngineMaker:
     return lambda experiment, directory: InProcess(experiment.algorithm, workers, directory)
 
 
-def run_on(
-    experiment: Experiment, path: Path, watch: Watcher, engine: EngineMaker, outcomes: Outcomes
-) -> list[ClientOutcome]:
+def run_on(experiment: Experiment, path: Path, watch: Watcher, engine: EngineMaker, outcomes: Outcomes) -> list[ClientOutcome]:
     """Run, or go on with, the clients alone where that is asked for, and then the method itself, on whatever engine."""
     with locked(path):
         alone: dict[str, float] = {}

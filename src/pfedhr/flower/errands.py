@@ -64,7 +64,7 @@ class Participant:
 
 @dataclass(frozen=True)
 class RollCall:
-    """Asks a client who it is, and whether it can take part in `experiment`, a TOML text; an empty one asks for its name alone."""
+    """Asks a client who it is, and whether it can take part in `experiment`, a TOML text; if that is empty, who it is alone."""
 
     experiment: str
 

@@ -36,9 +36,7 @@ class GridMailbox:
 
     def send(self, letters: Sequence[Letter]) -> list[str | None]:
         """Push each letter as a message of its own, and return their numbers."""
-        messages = [
-            Message(_content(letter.head, letter.body), letter.node, _TYPES[letter.kind]) for letter in letters
-        ]
+        messages = [Message(_content(letter.head, letter.body), letter.node, _TYPES[letter.kind]) for letter in letters]
         numbers: list[str | None] = list(self._grid.push_messages(messages)) if messages else []
         if len(numbers) != len(letters):  # Flower gives none back where the whole push was too large
             return [None] * len(letters)

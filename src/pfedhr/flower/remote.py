@@ -149,9 +149,13 @@ class Remote:
         states: Callable[[str, int], bytes | None] = lambda client, round: None,
     ) -> None:
         self.clients = clients
-        self.server_view = server_view
         self._experiment, self._text, self._run = experiment, dump(experiment), run
         self._mailbox, self._roster, self._store, self._states = mailbox, roster, store, states
+        self._view = server_view
+
+    def server_view(self, round: int) -> ServerView:
+        """Return what the server may see in `round`."""
+        return self._view(round)
 
     def state(self, client: str) -> bytes | None:
         """Return the client's state as the run counts it, where the server can see it."""
@@ -170,6 +174,7 @@ class Remote:
         for attempt in range(options.retries + 1):
             reports |= self._ask({client: order for client, order in outbox.items() if client not in reports}, fewest)
             if (replies := sum(report.reply is not None for report in reports.values())) >= fewest:
+                self._note(reports, outbox)
                 return {client: reports[client] for client in outbox if client in reports}
             LOG.warning("%d of %d clients replied, at least %d were wanted: attempt %d", replies, asked, fewest, attempt + 1)
         raise FederationError(
@@ -221,8 +226,14 @@ class Remote:
         receipt = self._store.load(client)
         return 0 if receipt is None else unpack(Receipt, receipt).round
 
+    def _note(self, reports: Mapping[str, Report], outbox: Mapping[str, Order]) -> None:
+        """Keep receipts of the replies of a round that can end; of one that cannot, nothing shall count."""
+        for client, report in reports.items():
+            if report.reply is not None:
+                self._store.save(client, pack(Receipt(outbox[client].round)))
+
     def _open(self, delivery: Delivery, client: str, node: int, order: Order) -> Report | None:
-        """Return the report in a delivery, and note that it was taken; None, and a warning, if it is none."""
+        """Return the report in a delivery; None, and a warning, if it is none."""
         try:
             if delivery.failure:
                 raise FederationError(delivery.failure)
@@ -237,8 +248,6 @@ class Remote:
         except (FederationError, ParcelError, ValueError) as error:
             LOG.warning("the answer of client %s in round %d is refused: %s", client, order.round, error)
             return None
-        if order.message is not None:
-            self._store.save(client, pack(Receipt(order.round)))
         return report
 
 

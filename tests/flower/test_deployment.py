@@ -18,7 +18,6 @@ pytestmark = [pytest.mark.flower, pytest.mark.timeout(540)]
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    pytest.importorskip("flwr")
     with deployment(tmp_path_factory.mktemp("deployment") / "place") as started:
         yield started
     assert not [number for node in started.nodes.values() for number in node.family.members()]

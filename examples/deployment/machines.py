@@ -39,12 +39,12 @@ class Server(Machine):
         database = str(self.home / "superlink.db")
         options = ["--enable-supernode-auth", "--database", database, "--disable-runtime-dependency-installation"]
         link = self.family.start("flower-superlink", "--host", host, "--port", port, *secured, *options)
-        trusted = ssl.create_default_context(cafile=self.home / "ca.crt")
+        health, trusted = f"https://{self.address}/health", ssl.create_default_context(cafile=self.home / "ca.crt")
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and link.poll() is None:
             with (
                 contextlib.suppress(OSError),
-                urllib.request.urlopen(f"https://{self.address}/health", None, 2, context=trusted),
+                urllib.request.urlopen(health, None, 2, context=trusted),
             ):
                 return
             time.sleep(0.2)
@@ -72,7 +72,6 @@ class Operator(Machine):
 
     def __init__(self, home: Path, server: Server) -> None:
         super().__init__(home)
-        self._server = server
         (self.home / "flower").mkdir(exist_ok=True)
         (self.home / "flower" / "config.toml").write_text(
             f'[superlink]\ndefault = "ours"\n\n[superlink.ours]\naddress = "{server.address}"\n'
@@ -86,7 +85,7 @@ class Operator(Machine):
         if command.wait(START_SECONDS):
             raise FlowerError(f"{key} was not registered: see {self.log}")
 
-    def run(self) -> subprocess.Popen[bytes]:
-        """Start the run, or go on with it; the command ends when the run does."""
-        where = f'server-home="{self._server.home}"'
+    def run(self, server_home: Path) -> subprocess.Popen[bytes]:
+        """Start the run in that folder of the server, or go on with it; the command ends when the run does."""
+        where = f'server-home="{server_home}"'
         return self.family.start("flwr", "run", str(self.home / "app"), "ours", "--stream", "--run-config", where)

@@ -36,7 +36,7 @@ def main(place: Path) -> None:
                 registered.touch()
             node.keep()
         results, told = server.home / "runs", 0
-        run = operator.run()
+        run = operator.run(server.home)
         while (ended := run.poll()) is None or told < len(read_rounds(results)):
             for record in read_rounds(results)[told:]:
                 told += 1

@@ -156,7 +156,8 @@ def present(participant: Participant, call: RollCall) -> Presence:
             experiment = parse(call.experiment, "the server's experiment")
             networks = {participant.id: participant.network}
             setup = Setup(networks, participant.public, experiment.plan.training, active=1)
-            public_data(experiment.algorithm, setup)
+            if experiment.algorithm.public_use(labelled=True).endswith("at clients"):
+                public_data(experiment.algorithm, setup)
             experiment.algorithm.check(setup)
         except PfedhrError as error:
             problem = str(error)

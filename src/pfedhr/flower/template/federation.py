@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import safetensors.torch
+import torch
 
-from pfedhr import Examples, Experiment, Participant, load_experiment
+from pfedhr import Examples, Experiment, Participant, Unlabelled, load_experiment
 from pfedhr.data import Federation, Public, build_federation
 from pfedhr.flower.grid import client_app, server_app
 from pfedhr.flower.remote import Mailbox
@@ -43,17 +44,19 @@ def load_client(run: Mapping[str, object], node: Mapping[str, object]) -> Partic
 
 def run_server(mailbox: Mailbox, run: Mapping[str, object]) -> None:
     """Run the experiment, or go on with it, with the public data of the server's folder."""
-    home = Path(str(run["server-home"]) or Path.home() / "my-federation")
-    serve(mailbox, load_experiment(str(EXPERIMENT)), ServerData(_public(home), CLASSES, mirror=True), home / "runs")
+    named = str(run["server-home"])
+    home = Path(named or Path.home() / "my-federation")
+    public = _public(home) if named else _federation().public
+    serve(mailbox, load_experiment(str(EXPERIMENT)), ServerData(public, CLASSES, mirror=True), home / "runs")
 
 
 def _public(home: Path) -> Public:
-    """Return the public data in a folder, labelled or not; a simulation's where there is none."""
+    """Return the public data in a folder, labelled or not; none where there is no such file."""
     file = home / "public.safetensors"
     if not file.exists():
-        return _federation().public
+        return Examples(torch.zeros(0, *SHAPE, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     held = safetensors.torch.load_file(file)
-    return Examples(held["inputs"], held["labels"])
+    return Examples(held["inputs"], held["labels"]) if "labels" in held else Unlabelled(held["inputs"])
 
 
 def _simulated(number: int) -> Participant:

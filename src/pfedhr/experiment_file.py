@@ -69,7 +69,7 @@ def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
         if not values or (len(values) > 1 and kinds[name] != tuple[str, ...]):
             raise ExperimentError(f"--{name} {' '.join(values)} in {place}: one value was expected, not {len(values)}")
         section, _, field = name.rpartition(".")
-        (table[section] if section else table)[field] = _from_words(kinds[name], values)
+        (table.setdefault(section, {}) if section else table)[field] = _from_words(kinds[name], values)
     return _from_table(Experiment, table, "", place)
 
 
@@ -161,9 +161,8 @@ def _from_value(kind: Any, value: Any, path: str, place: str) -> Any:
 
 
 def dump(experiment: Experiment) -> str:
-    """Return the experiment as TOML, every field of it: `parse` gives it back."""
-    fields = dataclasses.fields(experiment)
-    plain = {item.name: getattr(experiment, item.name) for item in fields}
+    """Return the experiment as TOML, every field of it but quiet sections of nothing but defaults: `parse` gives it back."""
+    plain = {item.name: getattr(experiment, item.name) for item in dataclasses.fields(experiment) if _is_told(experiment, item)}
     lines = [f"{key} = {_toml(value)}" for key, value in plain.items() if not dataclasses.is_dataclass(value)]
     for section, value in plain.items():
         if dataclasses.is_dataclass(value):
@@ -171,6 +170,13 @@ def dump(experiment: Experiment) -> str:
             lines += [f"name = {_toml(value.name)}"] if isinstance(value, Algorithm) else []
             lines += [f"{item.name} = {_toml(getattr(value, item.name))}" for item in dataclasses.fields(value)]
     return "\n".join(lines) + "\n"
+
+
+def _is_told(experiment: Experiment, item: dataclasses.Field[Any]) -> bool:
+    if not item.metadata.get("quiet"):
+        return True
+    assert item.default_factory is not dataclasses.MISSING
+    return getattr(experiment, item.name) != item.default_factory()
 
 
 def _toml(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from pfedhr.algorithm import Algorithm, Setup
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.needs import public_data
+from pfedhr.algorithms.needs import private_training, public_data
 from pfedhr.algorithms.private import weights_of
 from pfedhr.data import build_federation
 from pfedhr.disk import locked
@@ -19,6 +20,7 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.federate import Progress, RoundResult, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
+from pfedhr.learning import epsilon, private_steps
 from pfedhr.models import ModelSpec, build, check_last_batch, check_network
 from pfedhr.parcel import unpack
 from pfedhr.run import ClientOutcome, RunDirectory, check_free, read_experiment
@@ -57,7 +59,12 @@ def prepare(experiment: Experiment) -> Cohort:
         count = len(federation.clients[client].train)
         check_last_batch(network, example, count, training.batch_size, f"plan.batch_size and client {client}")
     experiment.algorithm.check(setup)
-    return Cohort(federation, networks, training, experiment.seed, experiment.torch_device)
+    privacy = experiment.privacy.privacy
+    if privacy:
+        private_training(
+            experiment.algorithm, setup, privacy, {name: len(one.train) for name, one in federation.clients.items()}
+        )
+    return Cohort(federation, networks, training, privacy, experiment.seed, experiment.torch_device)
 
 
 def start(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
@@ -122,6 +129,7 @@ def _outcomes(
 ) -> Iterator[ClientOutcome]:
     """Write every client's network, and yield how the client ended."""
     sizes = {network: _parameters(network) for network in set(cohort.networks.values())}
+    spent = _spent(cohort, directory)
     for client, data in cohort.federation.clients.items():
         view = cohort.client_view(client, progress.round)
         state = directory.load(client)
@@ -138,7 +146,24 @@ def _outcomes(
             accuracy=scores.own.accuracy,
             teacher_accuracy=scores.teacher.accuracy if scores.teacher else None,
             alone_accuracy=alone.get(client),
+            epsilon=spent.get(client),
         )
+
+
+def _spent(cohort: Cohort, directory: RunDirectory) -> dict[str, float]:
+    """Return the epsilon of every client after the rounds that have ended; of none where there is no privacy.
+
+    A client that was selected counts as having trained, for it may have even where its report was lost.
+    """
+    if cohort.privacy is None:
+        return {}
+    rounds = Counter(client for record in directory.rounds() for client in record["active"])
+    counts = {client: len(data.train) for client, data in cohort.federation.clients.items()}
+    size = cohort.training.batch_size
+    return {
+        client: epsilon(cohort.privacy, size / count, rounds[client] * private_steps(count, cohort.training))
+        for client, count in counts.items()
+    }
 
 
 def _parameters(network: ModelSpec) -> int:

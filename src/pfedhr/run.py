@@ -49,7 +49,7 @@ class ClientOutcome:
     """How one client ended: a row of clients.csv.
 
     `train` and `test` count examples; `teacher_accuracy` is None without a teacher, `alone_accuracy` where learning alone was
-    not measured.
+    not measured, `epsilon` without differential privacy.
     """
 
     client: str
@@ -61,6 +61,7 @@ class ClientOutcome:
     accuracy: float
     teacher_accuracy: float | None
     alone_accuracy: float | None
+    epsilon: float | None
 
 
 class RunDirectory:

@@ -233,6 +233,11 @@ def test_networks_that_keep_or_mix_examples_are_refused(model: nn.Module, words:
         check_gradients(model, torch.rand(3, 1, 8, 8))
 
 
+def test_other_norms_do_no_harm() -> None:
+    norms = nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.Flatten(), nn.LayerNorm(144)
+    check_gradients(nn.Sequential(nn.Conv2d(1, 4, 3), *norms, nn.Linear(144, 4)), torch.rand(3, 1, 8, 8))
+
+
 @pytest.mark.parametrize("name", ["lstm", "transformer", "bag"])
 def test_networks_of_the_zoo_for_text_can_be_trained_with_privacy(name: str) -> None:
     torch.manual_seed(0)

@@ -131,7 +131,7 @@ def without_network(deployed: Deployment, results: Path) -> list[dict[str, Any]]
     held = safetensors.torch.load_file(results.parent / "public.safetensors")
     federation = Federation(clients, Examples(held["inputs"], held["labels"]), classes=10, mirror=True)
     networks = {name: ModelSpec(f"examples.deployment.networks.{name}:network", (1, 28, 28), 10) for name in clients}
-    cohort = Cohort(federation, networks, experiment.plan.training, experiment.seed, torch.device("cpu"))
+    cohort = Cohort(federation, networks, experiment.plan.training, None, experiment.seed, torch.device("cpu"))
     engine = InProcess(experiment.algorithm, Workers(cohort))
     plan = experiment.plan.schedule, experiment.seed
     return [record(one) for one in federate(experiment.algorithm, engine, engine.server_view, engine.clients, *plan)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedhr.algorithm import ClientView, Setup
-from pfedhr.algorithms.needs import public_data
+from pfedhr.algorithms.needs import private_training, public_data
 from pfedhr.data import Examples, Public
 from pfedhr.disk import UNFINISHED, write
 from pfedhr.errors import PfedhrError
@@ -56,6 +56,7 @@ class Participant:
             self.train,
             self.public,
             experiment.plan.training,
+            experiment.privacy.privacy,
             round,
             experiment.seed,
             experiment.torch_device,
@@ -159,6 +160,8 @@ def present(participant: Participant, call: RollCall) -> Presence:
             if experiment.algorithm.public_use(labelled=True).endswith("at clients"):
                 public_data(experiment.algorithm, setup)
             experiment.algorithm.check(setup)
+            if privacy := experiment.privacy.privacy:
+                private_training(experiment.algorithm, setup, privacy, {participant.id: len(participant.train)})
         except PfedhrError as error:
             problem = str(error)
     return Presence(participant.id, participant.network.factory, parameters, *counts, problem)

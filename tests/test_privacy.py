@@ -9,6 +9,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -280,8 +281,8 @@ class Watch:
     def begin(self, label: str, rounds: int, done: int) -> None:
         pass
 
-    def end_round(self, label: str, result: RoundResult) -> None:
-        if (label, result.round) == ("fedavg", self.last):
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
+        if (label, record["round"]) == ("fedavg", self.last):
             raise Stopped
 
 

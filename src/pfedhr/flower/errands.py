@@ -17,7 +17,7 @@ from typing import Any
 from pfedhr.algorithm import ClientView, Setup
 from pfedhr.algorithms.needs import private_training, public_data
 from pfedhr.data import Examples, Public
-from pfedhr.disk import UNFINISHED, write
+from pfedhr.disk import write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import parse
@@ -136,12 +136,14 @@ class States:
         return self._path(found).read_bytes() if found else None
 
     def save(self, round: int, state: bytes, since: int) -> None:
-        """Keep the state after `round`, and the one that it came from until the server has taken the answer."""
+        """Keep the state after `round`, and the one that it came from until the server has taken the answer.
+
+        Those before are past. Later ones are not touched: a step that the server waited for in vain may end after the next one.
+        """
         write(self._path(round), state)
-        kept = {self._path(round), self._path(since)}
-        for path in self._folder.iterdir():
-            if path not in kept and (path.suffix == ".parcel" or path.name.endswith(UNFINISHED)):
-                path.unlink()
+        for path in self._folder.glob("*.parcel"):
+            if int(path.stem) < since:
+                path.unlink(missing_ok=True)
 
     def _path(self, round: int) -> Path:
         return self._folder / f"{round}.parcel"

@@ -1,10 +1,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Which tests on Flower's real processes; all of them take a quarter of an hour.
+FLOWER_TESTS ?= tests/flower
 # One thread a process: small networks train no faster on more, and processes side by side would fight over the cores.
 export OMP_NUM_THREADS = 1
 
-.PHONY: demo test test-slow lint bench catalogue clean
+.PHONY: demo test test-slow test-flower lint bench catalogue clean
 
 demo: $(VENV)/ready
 	$(BIN)/pfedhr run demo
@@ -14,6 +16,9 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready
 	$(BIN)/pytest -n 2 -m slow
+
+test-flower: $(VENV)/ready
+	$(BIN)/pytest -m flower $(FLOWER_TESTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,6 @@ from benchmarks.timing import Measurement, Target
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import load_experiment
-from pfedhr.federate import RoundResult
 from pfedhr.launch import start
 from pfedhr.results import STAGES
 from pfedhr.run import RunDirectory
@@ -34,7 +33,7 @@ class Clock:
         """Note the time."""
         self.times.append(time.perf_counter())
 
-    def end_round(self, label: str, result: RoundResult) -> None:
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
         """Note the time."""
         self.times.append(time.perf_counter())
 

@@ -140,7 +140,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["ran"], ["unknown command 'ran'", "run, compare, reproduce, report, inspect, presets"]),
+        (["ran"], ["unknown command 'ran'", "run, compare, reproduce, report, flower, inspect, presets"]),
         (["run"], ["a preset or a file first"]),
         (["run", "demoo"], ["'demoo'", "did you mean 'demo'"]),
         (["run", "absent.toml"], ["'absent.toml'", "presets are"]),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.teacher import teacher_network
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import load_experiment
-from pfedhr.federate import RoundResult, Schedule, federate
+from pfedhr.federate import Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.launch import prepare, start
 from pfedhr.parcel import unpack
@@ -58,7 +60,7 @@ class Quiet:
 
     def begin(self, label: str, rounds: int, done: int) -> None: ...
 
-    def end_round(self, label: str, result: RoundResult) -> None: ...
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None: ...
 
 
 def test_a_run_on_text_is_the_same_in_two_processes(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -29,7 +30,6 @@ from pfedhr.data import Dataset, Examples
 from pfedhr.disk import LockedError, locked, write
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
-from pfedhr.federate import RoundResult
 from pfedhr.launch import resume, start, stored_experiment
 from pfedhr.models import ModelSpec, build
 from pfedhr.run import RunDirectory, RunError
@@ -79,8 +79,8 @@ class Silent:
     def begin(self, label: str, rounds: int, done: int) -> None:
         self.seen.append((label, done))
 
-    def end_round(self, label: str, result: RoundResult) -> None:
-        self.seen.append((label, result.round))
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
+        self.seen.append((label, record["round"]))
 
 
 def contents(path: Path) -> dict[str, object]:

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,6 @@ from pfedhr.algorithms.private import initial_weights
 from pfedhr.data import Dataset
 from pfedhr.disk import LockedError, locked
 from pfedhr.experiment_file import dump, parse
-from pfedhr.federate import RoundResult
 from pfedhr.launch import prepare, start
 from pfedhr.parcel import pack
 from pfedhr.results import Results, collect, read_results
@@ -137,7 +138,7 @@ class Stopped(Exception):
 class StopAfterOneRound:
     def begin(self, label: str, rounds: int, done: int) -> None: ...
 
-    def end_round(self, label: str, result: RoundResult) -> None:
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
         raise Stopped
 
 

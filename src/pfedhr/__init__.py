@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pfedhr.experiment import Experiment as Experiment
     from pfedhr.experiment_file import load_experiment as load_experiment
     from pfedhr.federate import Schedule as Schedule
+    from pfedhr.flower.errands import Participant as Participant
     from pfedhr.in_process import Cohort as Cohort
     from pfedhr.in_process import InProcess as InProcess
     from pfedhr.in_process import Workers as Workers
@@ -50,6 +51,7 @@ _HOMES = {
     "experiment": ("Experiment",),
     "experiment_file": ("load_experiment",),
     "federate": ("Schedule",),
+    "flower.errands": ("Participant",),
     "learning": ("Training",),
     "models": ("ModelSpec",),
     "reassembly": (

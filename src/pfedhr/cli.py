@@ -19,9 +19,10 @@ usage: pfedhr COMMAND ...
 
 Personalised federated learning among clients whose neural networks differ.
 
-  pfedhr run PRESET-or-FILE.toml [--out DIR] [--FIELD VALUE ...]
-                          run an experiment; `pfedhr run demo --help` lists every field
-  pfedhr run --resume DIR [--workers N]
+  pfedhr run PRESET-or-FILE.toml [--out DIR] [--engine in-process|flower] [--FIELD VALUE ...]
+                          run an experiment; `pfedhr run demo --help` lists every field;
+                          --engine flower: on Flower's simulation, with the same numbers
+  pfedhr run --resume DIR [--workers N | --engine flower]
                           go on with a run that was stopped, to the same end
   pfedhr compare PRESET-or-FILE.toml --algorithms a,b,c [--seeds 0,1,2,3,4] [--out DIR]
                  [--workers N] [--FIELD VALUE ...] [--METHOD.FIELD VALUE ...]
@@ -32,6 +33,8 @@ Personalised federated learning among clients whose neural networks differ.
                           a table or figure of the paper: table2, table3, table4, figure1,
                           figure3, figure4, figure5, figure6, figure7
   pfedhr report DIR ...   write a study's tables and figures again from its CSV files
+  pfedhr flower new DIR   write a Flower app for `flwr run`: a client's own network and data go
+                          into its one Python file
   pfedhr inspect MODEL [--shape 3,32,32] [--classes 10] [--tokens]
                           print a network's blocks; --tokens: its inputs are the
                           numbers of words, as in: inspect lstm --shape 12 --tokens
@@ -66,6 +69,9 @@ def run(arguments: list[str]) -> None:
     from pfedhr.launch import resume, start, stored_experiment
     from pfedhr.report.console import ProgressDisplay, better_off, client_table
 
+    engine, arguments = take(arguments, "--engine")
+    if engine not in (None, "in-process", "flower"):
+        raise UsageError(f"--engine {engine}: choose in-process or flower")
     stopped, arguments = take(arguments, "--resume")
     out, arguments = take(arguments, "--out")
     workers: int | None = None
@@ -73,6 +79,8 @@ def run(arguments: list[str]) -> None:
         count, arguments = take(arguments, "--workers")
         if arguments or out or (count is not None and not (count.isdecimal() and int(count))):
             raise UsageError("--resume takes the run's directory, and --workers N if need be: a run goes on as it began")
+        if count and engine == "flower":
+            raise UsageError("--workers is for runs in-process: on Flower a run goes on with the number that it began with")
         workers = int(count) if count else None
         path, experiment = Path(stopped), stored_experiment(Path(stopped))
     else:
@@ -81,7 +89,12 @@ def run(arguments: list[str]) -> None:
     console = Console()
     try:
         with ProgressDisplay(console) as display:
-            outcomes = resume(path, display, workers) if stopped else start(experiment, path, display)
+            if engine == "flower":
+                from pfedhr.flower.launching import resume_simulation, simulate
+
+                outcomes = resume_simulation(path, display) if stopped else simulate(experiment, path, display)
+            else:
+                outcomes = resume(path, display, workers) if stopped else start(experiment, path, display)
     except KeyboardInterrupt:
         print(f"pfedhr: stopped; go on with: pfedhr run --resume {path}", file=sys.stderr)
         sys.exit(130)
@@ -140,11 +153,22 @@ def report(arguments: list[str]) -> None:
     report(arguments)
 
 
+def flower(arguments: list[str]) -> None:
+    """Write a Flower app to begin from."""
+    from pfedhr.flower.new import new_app
+
+    if len(arguments) != 2 or arguments[0] != "new":
+        raise UsageError("pfedhr flower takes: new DIR")
+    for path in new_app(Path(arguments[1])):
+        print(path)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": run,
     "compare": compare,
     "reproduce": reproduce,
     "report": report,
+    "flower": flower,
     "inspect": inspect,
     "presets": list_presets,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +13,10 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import DataOptions, PublicOptions
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Schedule
-from pfedhr.learning import Training
+from pfedhr.learning import Privacy, Training
+
+QUIET = "quiet"
+"""In a field's metadata: a file that leaves the section at its defaults need not hold it, and says what it always said."""
 
 
 class ExperimentError(PfedhrError):
@@ -73,8 +77,51 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
+class EngineOptions:
+    """What an engine does about clients that do not answer; no result depends on it as long as all do."""
+
+    min_clients: int = 1
+    """How many of a round's clients must reply for the round to end."""
+    round_timeout: float = 600.0
+    """Seconds that a round waits for replies, and that the start waits for clients."""
+    retries: int = 3
+    """How often a round with too few replies is tried again before the run stops, to be resumed."""
+
+    def __post_init__(self) -> None:
+        _require(self.min_clients >= 0, "engine.min_clients", self.min_clients, "0 or more")
+        _require(self.round_timeout > 0, "engine.round_timeout", self.round_timeout, "a number above 0")
+        _require(self.retries >= 0, "engine.retries", self.retries, "0 or more")
+
+
+@dataclass(frozen=True)
+class PrivacyOptions:
+    """Differential privacy of the clients' examples, by DP-SGD; see docs/privacy.md."""
+
+    noise: float = 0.0
+    """Standard deviation of the noise on the sum of clipped gradients, in units of clip; 0 = no privacy."""
+    clip: float = 1.0
+    """Norm that the gradient of a single example is clipped to."""
+    delta: float = 1e-5
+    """Probability for which epsilon need not hold; below one over the examples of any client."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.noise < math.inf, "privacy.noise", self.noise, "0 for no privacy, or a number above 0 such as 1.0")
+        _require(0 < self.clip < math.inf, "privacy.clip", self.clip, "a number above 0")
+        _require(0 < self.delta < 1, "privacy.delta", self.delta, "a number between 0 and 1, such as 1e-5")
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """The clients' part of it, None where there is no noise."""
+        return Privacy(self.noise, self.clip, self.delta) if self.noise else None
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """A run in full: equal experiments give equal numbers."""
+    """A run in full: equal experiments give equal numbers.
+
+    A section that is `quiet` is written only where it differs from its default, so that the text of an experiment that does
+    without it, by which finished runs are found, stays as it was before there was such a section.
+    """
 
     name: str = "experiment"
     """A word for the run; its directory is named after it."""
@@ -90,7 +137,9 @@ class Experiment:
     public: PublicOptions = field(default_factory=PublicOptions)
     clients: ClientOptions = field(default_factory=ClientOptions)
     plan: PlanOptions = field(default_factory=PlanOptions)
+    privacy: PrivacyOptions = field(default_factory=PrivacyOptions, metadata={QUIET: True})
     algorithm: Algorithm = field(default_factory=PFedHR)
+    engine: EngineOptions = field(default_factory=EngineOptions, metadata={QUIET: True})
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and "/" not in self.name, "name", self.name, "a word without a slash")
@@ -103,6 +152,11 @@ class Experiment:
             raise ExperimentError(
                 f"plan.active = {self.plan.active}: there are {self.clients.count} clients only; choose at most "
                 f"{self.clients.count}, or raise clients.count"
+            )
+        if self.engine.min_clients > self.plan.active:
+            raise ExperimentError(
+                f"engine.min_clients = {self.engine.min_clients}: a round has plan.active = {self.plan.active} clients; choose "
+                f"at most as many"
             )
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms import ALGORITHMS
-from pfedhr.experiment import Experiment, ExperimentError
+from pfedhr.experiment import QUIET, Experiment, ExperimentError
 
 
 def presets() -> dict[str, str]:
@@ -69,7 +69,7 @@ def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
         if not values or (len(values) > 1 and kinds[name] != tuple[str, ...]):
             raise ExperimentError(f"--{name} {' '.join(values)} in {place}: one value was expected, not {len(values)}")
         section, _, field = name.rpartition(".")
-        (table[section] if section else table)[field] = _from_words(kinds[name], values)
+        (table.setdefault(section, {}) if section else table)[field] = _from_words(kinds[name], values)
     return _from_table(Experiment, table, "", place)
 
 
@@ -161,9 +161,9 @@ def _from_value(kind: Any, value: Any, path: str, place: str) -> Any:
 
 
 def dump(experiment: Experiment) -> str:
-    """Return the experiment as TOML, every field of it: `parse` gives it back."""
+    """Return the experiment as TOML, every field of it but quiet sections at their defaults: `parse` gives it back."""
     fields = dataclasses.fields(experiment)
-    plain = {item.name: getattr(experiment, item.name) for item in fields}
+    plain = {item.name: value for item in fields if not _is_quiet(item, value := getattr(experiment, item.name))}
     lines = [f"{key} = {_toml(value)}" for key, value in plain.items() if not dataclasses.is_dataclass(value)]
     for section, value in plain.items():
         if dataclasses.is_dataclass(value):
@@ -171,6 +171,10 @@ def dump(experiment: Experiment) -> str:
             lines += [f"name = {_toml(value.name)}"] if isinstance(value, Algorithm) else []
             lines += [f"{item.name} = {_toml(getattr(value, item.name))}" for item in dataclasses.fields(value)]
     return "\n".join(lines) + "\n"
+
+
+def _is_quiet(item: dataclasses.Field[Any], value: Any) -> bool:
+    return QUIET in item.metadata and value == type(value)()
 
 
 def _toml(value: Any) -> str:

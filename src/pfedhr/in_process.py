@@ -11,7 +11,7 @@ import torch
 from pfedhr.algorithm import Algorithm, ClientView, Map, ServerView
 from pfedhr.data import Federation
 from pfedhr.inference import one_thread
-from pfedhr.learning import Training
+from pfedhr.learning import Privacy, Training
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import pack, unpack
 from pfedhr.processes import Processes
@@ -55,14 +55,23 @@ class Cohort:
     federation: Federation
     networks: Mapping[str, ModelSpec]
     training: Training
+    privacy: Privacy | None
     seed: int
     device: torch.device
 
     def client_view(self, client: str, round: int) -> ClientView:
         """Return what `client` may see in `round`."""
-        train = self.federation.clients[client].train
-        public = self.federation.public
-        return ClientView(client, self.networks[client], train, public, self.training, round, self.seed, self.device)
+        return ClientView(
+            id=client,
+            network=self.networks[client],
+            train=self.federation.clients[client].train,
+            public=self.federation.public,
+            training=self.training,
+            privacy=self.privacy,
+            round=round,
+            seed=self.seed,
+            device=self.device,
+        )
 
     def server_view(self, round: int, map: Map) -> ServerView:
         """Return what the server may see in `round`."""
@@ -111,6 +120,15 @@ class InProcess:
         self._store = store or MemoryStore()
         self._seconds: dict[str, float] = {}
 
+    @property
+    def clients(self) -> list[str]:
+        """All clients, in the order that selections draw from."""
+        return list(self._workers.cohort.federation.clients)
+
+    def state(self, client: str) -> bytes | None:
+        """Return the client's state, or None if it has never taken part."""
+        return self._store.load(client)
+
     def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
         """Return every client's report, in the order of the outbox."""
         # The slowest of their last rounds go first, so that no process is left with a long one at the end.
@@ -143,11 +161,18 @@ def _step(cohort: Cohort, algorithm: Algorithm, client: str, order: Order, state
 
 
 def _work(cohort: Cohort, work: Callable[[Any, ServerView], Any], kind: type[Any], job: bytes, round: int) -> bytes:
+    view = alone(lambda map: cohort.server_view(round, map))
+    return pack(work(unpack(kind, job), view))
+
+
+def alone(view_with: Callable[[Map], ServerView]) -> ServerView:
+    """Return the view of a server whose work is done one after the other in this process."""
+
     def one_by_one(work: Callable[[Job, ServerView], Result], jobs: Sequence[Job], result: type[Result]) -> list[Result]:
         return [work(job, view) for job in jobs]
 
-    view = cohort.server_view(round, one_by_one)
-    return pack(work(unpack(kind, job), view))
+    view = view_with(one_by_one)
+    return view
 
 
 _cohort: Cohort | None = None

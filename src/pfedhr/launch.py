@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-from pfedhr.algorithm import Algorithm, Setup
+from pfedhr.algorithm import Algorithm, ServerView, Setup
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.needs import public_data
+from pfedhr.algorithms.needs import private_training, public_data
 from pfedhr.algorithms.private import weights_of
 from pfedhr.data import build_federation
 from pfedhr.disk import locked
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
-from pfedhr.federate import Progress, RoundResult, federate, start_progress
+from pfedhr.federate import Progress, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
+from pfedhr.learning import Privacy, Training, epsilon, private_steps
 from pfedhr.models import ModelSpec, build, check_last_batch, check_network
 from pfedhr.parcel import unpack
-from pfedhr.run import ClientOutcome, RunDirectory, check_free, read_experiment
+from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_experiment, record
+from pfedhr.transport import Transport
 
 
 class Watcher(Protocol):
@@ -31,9 +35,44 @@ class Watcher(Protocol):
         """A run of `rounds` begins, or goes on after `done` of them."""
         ...
 
-    def end_round(self, label: str, result: RoundResult) -> None:
-        """A round has ended."""
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
+        """A round has ended; `record` is its line of rounds.jsonl."""
         ...
+
+
+class Engine(Transport, Protocol):
+    """What runs a method's rounds: a transport, and what the loop and the run's end have to know besides."""
+
+    @property
+    def clients(self) -> Sequence[str]:
+        """All clients, in the order that selections draw from."""
+        ...
+
+    def server_view(self, round: int) -> ServerView:
+        """Return what the server may see in `round`."""
+        ...
+
+    def state(self, client: str) -> bytes | None:
+        """Return the client's state as the run counts it, or None if it has never taken part."""
+        ...
+
+
+EngineMaker = Callable[[Experiment, RunDirectory], Engine]
+"""Makes the engine of an experiment's method, whose place among the rounds is kept in the run's directory."""
+Outcomes = Callable[[Algorithm, Engine, RunDirectory, Progress], Iterable[ClientOutcome]]
+"""Tells how each client ended, given where the run stands after its last round."""
+
+
+def make_cohort(experiment: Experiment) -> Cohort:
+    """Return the data and networks of an experiment, unchecked. Raises DataError."""
+    federation = build_federation(experiment.data, experiment.public, experiment.clients.count, experiment.seed)
+    dealt, features = experiment.clients.models, experiment.clients.features
+    networks = {
+        client: ModelSpec(dealt[number % len(dealt)], federation.shape, federation.classes, features)
+        for number, client in enumerate(federation.clients)
+    }
+    plan, privacy = experiment.plan, experiment.privacy.privacy
+    return Cohort(federation, networks, plan.training, privacy, experiment.seed, experiment.torch_device)
 
 
 def prepare(experiment: Experiment) -> Cohort:
@@ -41,23 +80,21 @@ def prepare(experiment: Experiment) -> Cohort:
 
     Raises DataError, ModelError, DecompositionError or SettingError.
     """
-    federation = build_federation(experiment.data, experiment.public, experiment.clients.count, experiment.seed)
-    dealt, features = experiment.clients.models, experiment.clients.features
-    networks = {
-        client: ModelSpec(dealt[number % len(dealt)], federation.shape, federation.classes, features)
-        for number, client in enumerate(federation.clients)
-    }
-    training = experiment.plan.training
-    setup = Setup(networks, federation.public, training, experiment.plan.active)
+    cohort = make_cohort(experiment)
+    networks, training = cohort.networks, cohort.training
+    setup = Setup(networks, cohort.federation.public, training, experiment.plan.active)
     public_data(experiment.algorithm, setup)
     example = setup.examples[:1]
     for network in sorted(set(networks.values()), key=lambda network: network.factory):
         check_network(network, torch.cat([example, example]))
     for client, network in networks.items():
-        count = len(federation.clients[client].train)
+        count = len(cohort.federation.clients[client].train)
         check_last_batch(network, example, count, training.batch_size, f"plan.batch_size and client {client}")
     experiment.algorithm.check(setup)
-    return Cohort(federation, networks, training, experiment.seed, experiment.torch_device)
+    if cohort.privacy:
+        sizes = {client: len(data.train) for client, data in cohort.federation.clients.items()}
+        private_training(experiment.algorithm, setup, cohort.privacy, sizes)
+    return cohort
 
 
 def start(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
@@ -82,49 +119,63 @@ def resume(path: Path, watch: Watcher, workers: int | None = None) -> list[Clien
     `workers` takes the place of the number that the run began with: no result depends on it.
     """
     experiment = stored_experiment(path)
+    if on_flower(path):
+        raise RunError(f"the run in {path} was begun on Flower, where clients keep their states: resume it by --engine flower")
     return _run(experiment, prepare(experiment), path, watch, experiment.workers if workers is None else workers)
 
 
 def _run(experiment: Experiment, cohort: Cohort, path: Path, watch: Watcher, count: int) -> list[ClientOutcome]:
-    """Run, or go on with, the clients alone and then the method itself, on the same `count` workers."""
-    with locked(path), Workers(cohort, count) as workers:
+    with Workers(cohort, count) as workers:
+        return run_on(experiment, path, watch, _in_process(workers), functools.partial(outcomes, cohort))
+
+
+def _in_process(workers: Workers) -> EngineMaker:
+    return lambda experiment, directory: InProcess(experiment.algorithm, workers, directory)
+
+
+def run_on(experiment: Experiment, path: Path, watch: Watcher, engine: EngineMaker, outcomes: Outcomes) -> list[ClientOutcome]:
+    """Run, or go on with, the clients alone where that is asked for, and then the method itself, on whatever engine."""
+    with locked(path):
         alone: dict[str, float] = {}
         if experiment.compare_local and not isinstance(experiment.algorithm, Local):
             below = path / "local"
             reference = replace(experiment, algorithm=Local(), compare_local=False)
             exists = (below / "experiment.toml").exists()
             directory = RunDirectory(below) if exists else RunDirectory.create(below, dump(reference))
-            alone = {one.client: one.accuracy for one in _rounds(reference, workers, directory, watch, {})}
-        return _rounds(experiment, workers, RunDirectory(path), watch, alone)
+            ended = _rounds(reference, engine(reference, directory), directory, watch, outcomes)
+            alone = {one.client: one.accuracy for one in ended}
+            directory.finish(ended)
+        directory = RunDirectory(path)
+        ended = _rounds(experiment, engine(experiment, directory), directory, watch, outcomes)
+        ended = [replace(one, alone_accuracy=alone.get(one.client)) for one in ended]
+        directory.finish(ended)
+        return ended
 
 
 def _rounds(
-    experiment: Experiment, workers: Workers, directory: RunDirectory, watch: Watcher, alone: dict[str, float]
+    experiment: Experiment, engine: Engine, directory: RunDirectory, watch: Watcher, outcomes: Outcomes
 ) -> list[ClientOutcome]:
-    """Run the rounds that are left, and write the final files."""
-    cohort, algorithm = workers.cohort, experiment.algorithm
-    engine = InProcess(algorithm, workers, directory)
-    clients = list(cohort.federation.clients)
-    schedule = experiment.plan.schedule
-    progress = directory.progress or start_progress(algorithm, engine.server_view(0), clients)
+    """Run the rounds that are left, and return how the clients ended."""
+    algorithm, schedule = experiment.algorithm, experiment.plan.schedule
+    progress = directory.progress or start_progress(algorithm, engine.server_view(0), engine.clients)
     watch.begin(algorithm.name, schedule.rounds, progress.round)
-    for result in federate(algorithm, engine, engine.server_view, clients, schedule, experiment.seed, progress):
+    for result in federate(algorithm, engine, engine.server_view, engine.clients, schedule, experiment.seed, progress):
         directory.end_round(result)
-        watch.end_round(algorithm.name, result)
+        watch.end_round(algorithm.name, record(result))
         progress = result.progress
-    outcomes = list(_outcomes(algorithm, cohort, directory, progress, alone))
-    directory.finish(outcomes)
-    return outcomes
+    return list(outcomes(experiment.algorithm, engine, directory, progress))
 
 
-def _outcomes(
-    algorithm: Algorithm, cohort: Cohort, directory: RunDirectory, progress: Progress, alone: dict[str, float]
+def outcomes(
+    cohort: Cohort, algorithm: Algorithm, engine: Engine, directory: RunDirectory, progress: Progress
 ) -> Iterator[ClientOutcome]:
     """Write every client's network, and yield how the client ended."""
     sizes = {network: _parameters(network) for network in set(cohort.networks.values())}
+    counts = {client: len(data.train) for client, data in cohort.federation.clients.items()}
+    epsilons = spent(cohort.privacy, cohort.training, counts, directory)
     for client, data in cohort.federation.clients.items():
         view = cohort.client_view(client, progress.round)
-        state = directory.load(client)
+        state = engine.state(client)
         own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
         directory.save_network(client, weights_of(algorithm.personal_model(own, view)))
         scores = progress.scores[client]
@@ -137,8 +188,24 @@ def _outcomes(
             classes=tuple(data.train.labels.unique().tolist()),
             accuracy=scores.own.accuracy,
             teacher_accuracy=scores.teacher.accuracy if scores.teacher else None,
-            alone_accuracy=alone.get(client),
+            alone_accuracy=None,
+            epsilon=epsilons.get(client),
         )
+
+
+def spent(privacy: Privacy | None, training: Training, counts: Mapping[str, int], directory: RunDirectory) -> dict[str, float]:
+    """Return the epsilon of every client, of so many examples, after the rounds that have ended; of none without privacy.
+
+    A client that was selected counts as having trained, for it may have even where its report was lost. One that was asked
+    again in the same round has done the same step with the same noise, which tells nothing new.
+    """
+    if privacy is None:
+        return {}
+    rounds = Counter(client for record in directory.rounds() for client in record["active"])
+    return {
+        client: epsilon(privacy, training.batch_size / count, rounds[client] * private_steps(count, training))
+        for client, count in counts.items()
+    }
 
 
 def _parameters(network: ModelSpec) -> int:

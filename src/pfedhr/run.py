@@ -12,6 +12,8 @@ names as they come, and `checkpoint/latest.parcel` says which of them belong tog
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import statistics
@@ -27,6 +29,9 @@ from pfedhr.errors import PfedhrError
 from pfedhr.federate import Progress, RoundResult
 from pfedhr.parcel import ParcelError, Tensors, pack, unpack
 from pfedhr.transport import Scores
+
+RUN_NAME = "flower-run"
+"""Holds, in the directory of a run whose clients keep their states themselves, what the run is called to them."""
 
 
 class RunError(PfedhrError):
@@ -49,7 +54,7 @@ class ClientOutcome:
     """How one client ended: a row of clients.csv.
 
     `train` and `test` count examples; `teacher_accuracy` is None without a teacher, `alone_accuracy` where learning alone was
-    not measured.
+    not measured, `epsilon` without differential privacy.
     """
 
     client: str
@@ -61,6 +66,7 @@ class ClientOutcome:
     accuracy: float
     teacher_accuracy: float | None
     alone_accuracy: float | None
+    epsilon: float | None
 
 
 class RunDirectory:
@@ -189,9 +195,34 @@ def read_experiment(path: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
+def on_flower(path: Path) -> bool:
+    """Return whether the run in `path` was begun on Flower, so that its clients keep their states themselves."""
+    return (path / RUN_NAME).exists()
+
+
 def read_rounds(path: Path) -> list[dict[str, Any]]:
     """Return the records of the rounds of the run in `path`, and touch nothing."""
     return [json.loads(line) for line in _lines(path)]
+
+
+def read_outcomes(path: Path) -> list[ClientOutcome]:
+    """Return the rows of clients.csv of the run in `path`."""
+    rows = csv.DictReader(io.StringIO((path / "clients.csv").read_text(encoding="utf-8"), newline=""))
+    return [
+        ClientOutcome(
+            client=row["client"],
+            model=row["model"],
+            parameters=int(row["parameters"]),
+            train=int(row["train"]),
+            test=int(row["test"]),
+            classes=tuple(map(int, row["classes"].split())),
+            accuracy=float(row["accuracy"]),
+            teacher_accuracy=float(row["teacher_accuracy"]) if row["teacher_accuracy"] else None,
+            alone_accuracy=float(row["alone_accuracy"]) if row["alone_accuracy"] else None,
+            epsilon=float(row["epsilon"]) if row["epsilon"] else None,
+        )
+        for row in rows
+    ]
 
 
 def _lines(path: Path) -> list[bytes]:

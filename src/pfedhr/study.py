@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.data import NAMES, PublicOptions
@@ -21,7 +21,6 @@ from pfedhr.disk import locked, write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
-from pfedhr.federate import RoundResult
 from pfedhr.inference import one_thread
 from pfedhr.launch import prepare, resume, start
 from pfedhr.machine import machine, versions
@@ -155,7 +154,7 @@ class _Silent:
     def begin(self, label: str, rounds: int, done: int) -> None:
         """Do nothing."""
 
-    def end_round(self, label: str, result: RoundResult) -> None:
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
         """Do nothing."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pfedhr.federate import RoundResult
 from pfedhr.models import ModelSpec, build, check_network
 from pfedhr.reassembly import decompose
 from pfedhr.run import ClientOutcome
@@ -48,11 +47,11 @@ class ProgressDisplay:
         """Show the bar of a run of which `done` rounds are behind."""
         self._tasks[label] = self._progress.add_task(label, total=rounds, completed=done, note="")
 
-    def end_round(self, label: str, result: RoundResult) -> None:
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
         """Move the bar on by one round."""
-        accuracies = [scores.own.accuracy for scores in result.scores.values()]
-        mean = f"accuracy {statistics.fmean(accuracies):.3f}" if accuracies else "not evaluated yet"
-        note = f"{len(result.active)} clients  {mean}"
+        accuracy = record["accuracy"]
+        mean = f"accuracy {accuracy['mean']:.3f}" if accuracy else "not evaluated yet"
+        note = f"{len(record['active'])} clients  {mean}"
         self._progress.update(self._tasks[label], advance=1, note=note)
 
 
@@ -91,11 +90,19 @@ class CellsDisplay:
 
 def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
     """Return the table of a run: a row a client; below, the mean and the worst client of every column."""
+    private = any(one.epsilon is not None for one in outcomes)
     compared = all(one.alone_accuracy is not None for one in outcomes)
     table = Table(title=f"{method}: test accuracy after the last round", **LAYOUT)
     for heading in ("client", "model", "classes"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("train", "test", method, *(("alone", "gain") if compared else ()), "teacher"):
+    for heading in (
+        "train",
+        "test",
+        method,
+        *(("alone", "gain") if compared else ()),
+        "teacher",
+        *(("epsilon",) if private else ()),
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
 
     def accuracies(own: float, alone: float | None, teacher: float | None) -> list[str]:
@@ -105,7 +112,8 @@ def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
     for one in outcomes:
         classes = " ".join(map(str, one.classes)) if len(one.classes) <= 4 else f"{len(one.classes)} of them"
         cells = [one.client, one.model, classes, str(one.train), str(one.test)]
-        table.add_row(*cells, *accuracies(one.accuracy, one.alone_accuracy, one.teacher_accuracy))
+        spent = [] if one.epsilon is None else [f"{one.epsilon:.2f}"]
+        table.add_row(*cells, *accuracies(one.accuracy, one.alone_accuracy, one.teacher_accuracy), *spent)
     table.add_section()
     own = [one.accuracy for one in outcomes]
     alone = [one.alone_accuracy for one in outcomes if one.alone_accuracy is not None]

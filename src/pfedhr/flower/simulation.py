@@ -1,0 +1,91 @@
+"""A run of the command line as Flower simulates it: what its server and its clients do in Flower's processes.
+
+All they are given is the run's directory: the experiment in it makes the same clients as in every engine, and their states are
+kept under `clients/`.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from pfedhr.algorithm import ServerView
+from pfedhr.disk import write
+from pfedhr.errors import PfedhrError
+from pfedhr.experiment import Experiment
+from pfedhr.flower.errands import Participant, States
+from pfedhr.flower.remote import Mailbox, Remote, Roster
+from pfedhr.in_process import Cohort, alone
+from pfedhr.inference import one_thread
+from pfedhr.launch import make_cohort, outcomes, run_on, stored_experiment
+from pfedhr.run import RUN_NAME, RunDirectory
+
+DIRECTORY = "run-directory"
+"""The setting of Flower's run that names the run's directory."""
+FAILURE = "failure.txt"
+"""Holds, in the run's directory, why the run could not go on."""
+
+
+class Silent:
+    """Watches a run, and says nothing: its files tell."""
+
+    def begin(self, label: str, rounds: int, done: int) -> None:
+        """Do nothing."""
+
+    def end_round(self, label: str, record: Mapping[str, object]) -> None:
+        """Do nothing."""
+
+
+def simulated_server(mailbox: Mailbox, config: Mapping[str, object]) -> None:
+    """Run, or go on with, the run whose directory `config` names. What the user can mend is written there, too."""
+    path = Path(str(config[DIRECTORY]))
+    try:
+        experiment = stored_experiment(path)
+        cohort, roster = _cohort(path), Roster(mailbox)
+        clients = list(cohort.federation.clients)
+        roster.wanted = frozenset(clients)
+        roster.gather(len(clients), experiment.engine.round_timeout)
+
+        def engine(experiment: Experiment, directory: RunDirectory) -> Remote:
+            run = run_name(path, directory)
+
+            def states(client: str, round: int) -> bytes | None:
+                return States(path / "clients" / client / run).load(round)
+
+            def view(round: int) -> ServerView:
+                return alone(lambda map: cohort.server_view(round, map))
+
+            return Remote(experiment, run, mailbox, roster, clients, directory, view, states)
+
+        with one_thread():
+            run_on(experiment, path, Silent(), engine, functools.partial(outcomes, cohort))
+    except PfedhrError as error:
+        write(path / FAILURE, str(error).encode())
+        raise
+
+
+def run_name(path: Path, directory: RunDirectory) -> str:
+    """Return what the run in `directory`, which is `path` or below it, is called to clients; it never changes."""
+    file = path / RUN_NAME
+    if not file.exists():
+        write(file, secrets.token_hex(8).encode())
+    return file.read_text() + ("" if directory.path == path else "-local")
+
+
+def simulated_client(run: Mapping[str, object], node: Mapping[str, object]) -> Participant:
+    """Return the client of the number that Flower gave to the node."""
+    path = Path(str(run[DIRECTORY]))
+    cohort = _cohort(path)
+    client = list(cohort.federation.clients)[int(str(node["partition-id"]))]
+    data = cohort.federation.clients[client]
+    return Participant(
+        client, cohort.networks[client], data.train, data.test, cohort.federation.public, path / "clients" / client
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _cohort(path: Path) -> Cohort:
+    """Return the run's clients, made once a process."""
+    return make_cohort(stored_experiment(path))

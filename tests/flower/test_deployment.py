@@ -1,0 +1,94 @@
+"""Real Flower processes of this machine: TLS, node keys, and machines that die. Run them with `make test-flower`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from deployment.folders import make_certificates, make_node_key
+from deployment.machines import Node
+from flower.deployed import Deployment, deployment, kill, numbers, rounds, running, without_network
+
+from pfedhr.flower.processes import free_port
+from pfedhr.run import read_outcomes, read_rounds
+
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(540)]
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with deployment(tmp_path_factory.mktemp("deployment") / "place") as started:
+        yield started
+    assert not [number for node in started.nodes.values() for number in node.family.members()]
+    assert not list(started.server.family.members())
+
+
+def test_a_killed_node_is_left_out_and_taken_back(deployed: Deployment) -> None:
+    """A SuperNode and its children die in round 2: the round ends with the others, and Eve learns again once it is back.
+
+    For a minute Flower refuses it (exit code 305), until which it is started over and over.
+    """
+    results = deployed.results("killed-node", rounds=12, min_clients=2)
+    run, eve = deployed.operator.run(results.parent), deployed.nodes["eve"]
+    deployed.wait(lambda: rounds(results) == 1 and bool(running(eve.family, "flwr-clientapp")), "work in round 2", 150)
+    eve.family.kill()
+    deployed.wait(lambda: rounds(results) >= 2, "end of round 2", 120)
+    deployed.wait(lambda: "eve" in read_rounds(results)[-1]["losses"], "round with eve", 200)
+    took_part = [sorted(one["losses"]) for one in read_rounds(results)]
+    assert took_part[:2] == [["ada", "ben", "eve"], ["ada", "ben"]]
+    assert took_part[-1] == ["ada", "ben", "eve"]
+    assert {one["round"]: one["active"] for one in read_rounds(results)}[2] == ["ada", "ben", "eve"]
+    kill(running(deployed.server.family, "flwr-serverapp"))
+    run.kill()
+
+
+def test_five_rounds_have_the_numbers_of_a_run_without_network(deployed: Deployment) -> None:
+    """Three networks that the server has no code of: the rounds of one process, bit for bit, and states that stay at home."""
+    results = deployed.results("five-rounds", rounds=5, min_clients=3)
+    deployed.run_to_end(results, 400)
+    assert numbers(read_rounds(results)) == numbers(without_network(deployed, results))
+    ended = {one.client: one for one in read_outcomes(results)}
+    assert list(ended) == ["ada", "ben", "eve"]
+    assert len({one.parameters for one in ended.values()}) == 3
+    run = (results / "flower-run").read_text()
+    for node in deployed.nodes.values():
+        assert (node.home / "states" / run / "5.parcel").exists()
+    for home in (deployed.server.home, deployed.operator.home, results):
+        assert not list(home.rglob("model.py"))
+        assert not list(home.rglob("*.safetensors")) or home == deployed.server.home
+
+
+def test_a_run_outlives_its_server_app_and_its_superlink(deployed: Deployment) -> None:
+    """The ServerApp dies in round 2 and the SuperLink's machine in round 3: `flwr run` again goes on, and no number differs."""
+    results = deployed.results("killed-server", rounds=4, min_clients=3)
+    server = deployed.server
+    first = deployed.operator.run(results.parent)
+    deployed.wait(lambda: rounds(results) == 1, "round 1", 150)
+    kill(running(server.family, "flwr-serverapp"))
+    second = deployed.operator.run(results.parent)
+    deployed.wait(lambda: rounds(results) == 2, "round 2", 200)
+    server.family.kill()
+    server.start()
+    deployed.run_to_end(results, 300)
+    assert [one["round"] for one in read_rounds(results)] == [1, 2, 3, 4]
+    assert numbers(read_rounds(results)) == numbers(without_network(deployed, results))
+    for run in (first, second):
+        deployed.wait(lambda run=run: run.poll() is not None, "end of a command whose run had failed", 120)
+
+
+def test_strangers_are_turned_away(deployed: Deployment) -> None:
+    """A node that trusts another authority finds no server, and one whose key is not registered is refused."""
+    for name in ("zoe", "mal"):
+        home = deployed.place / "clients" / name
+        shutil.copytree(deployed.nodes["ada"].home, home, ignore=shutil.ignore_patterns("states", "flower*", "key*"))
+        make_node_key(home / "key")
+    deployed.operator.register(deployed.place / "clients" / "zoe" / "key.pub")
+    make_certificates(deployed.place / "other")
+    shutil.copy(deployed.place / "other" / "ca.crt", deployed.place / "clients" / "zoe")
+    for name, reason in (("zoe", "CERTIFICATE_VERIFY_FAILED"), ("mal", "Failed to activate SuperNode")):
+        with Node(deployed.place / "clients" / name, deployed.server, free_port()) as node:
+            node.keep()
+            deployed.wait(lambda node=node: node.process.poll() is not None, f"end of {name}", 60)
+            assert reason in node.log.read_text()
+            assert "SuperNode ID" not in node.log.read_text()

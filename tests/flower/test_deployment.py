@@ -25,20 +25,24 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 
 def test_a_killed_node_is_left_out_and_taken_back(deployed: Deployment) -> None:
-    """A SuperNode and its children die in round 2: the round ends with the others, and Eve learns again once it is back.
+    """A SuperNode and its children die at work: the round ends with the others, and Eve learns again once it is back.
 
     For a minute Flower refuses it (exit code 305), until which it is started over and over.
     """
     results = deployed.results("killed-node", rounds=12, min_clients=2)
     run, eve = deployed.operator.run(results.parent), deployed.nodes["eve"]
-    deployed.wait(lambda: rounds(results) == 1 and bool(running(eve.family, "flwr-clientapp")), "work in round 2", 150)
+    deployed.wait(lambda: rounds(results) >= 1, "end of round 1", 150)
+    done = set(running(eve.family, "flwr-clientapp"))  # the work of a round that is over may be about to end
+    deployed.wait(lambda: bool(set(running(eve.family, "flwr-clientapp")) - done), "work in a round", 100)
+    before = rounds(results)
     eve.family.kill()
-    deployed.wait(lambda: rounds(results) >= 2, "end of round 2", 120)
+    deployed.wait(lambda: rounds(results) > before, "end of the round", 120)
     deployed.wait(lambda: "eve" in read_rounds(results)[-1]["losses"], "round with eve", 200)
     took_part = [sorted(one["losses"]) for one in read_rounds(results)]
-    assert took_part[:2] == [["ada", "ben", "eve"], ["ada", "ben"]]
-    assert took_part[-1] == ["ada", "ben", "eve"]
-    assert {one["round"]: one["active"] for one in read_rounds(results)}[2] == ["ada", "ben", "eve"]
+    assert took_part[0] == took_part[-1] == ["ada", "ben", "eve"]
+    assert ["ada", "ben"] in took_part
+    assert all({"ada", "ben"} <= set(names) for names in took_part)
+    assert all(one["active"] == ["ada", "ben", "eve"] for one in read_rounds(results))
     kill(running(deployed.server.family, "flwr-serverapp"))
     run.kill()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flower.deployed import Deployment, deployment, kill, numbers, rounds, running, without_network

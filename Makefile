@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FLOWER_TESTS ?= tests/flower
 # One thread a process: small networks train no faster on more, and processes side by side would fight over the cores.
 export OMP_NUM_THREADS = 1
 
@@ -16,7 +17,7 @@ test-slow: $(VENV)/ready
 	$(BIN)/pytest -n 2 -m slow
 
 test-flower: $(VENV)/ready
-	$(BIN)/pytest -m flower tests/flower
+	$(BIN)/pytest -m flower $(FLOWER_TESTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

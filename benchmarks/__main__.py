@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from benchmarks import blueprint, demo, fit, help, overhead, rounds, similarity, table2, teacher, workers
+from benchmarks import blueprint, demo, fit, flower, help, overhead, rounds, similarity, table2, teacher, workers
 from benchmarks.timing import Measurement
 from pfedhr.machine import machine, versions
 
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Measurement]]] = {
     "workers": workers.measure,
     "rounds": rounds.measure,
     "table2": table2.measure,
+    "flower": flower.measure,
     "demo": demo.measure,
 }
 

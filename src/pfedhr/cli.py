@@ -79,6 +79,8 @@ def run(arguments: list[str]) -> None:
         count, arguments = take(arguments, "--workers")
         if arguments or out or (count is not None and not (count.isdecimal() and int(count))):
             raise UsageError("--resume takes the run's directory, and --workers N if need be: a run goes on as it began")
+        if count and engine == "flower":
+            raise UsageError("--workers is for runs in-process: on Flower a run goes on with the number that it began with")
         workers = int(count) if count else None
         path, experiment = Path(stopped), stored_experiment(Path(stopped))
     else:

@@ -22,7 +22,7 @@ from pfedhr.federate import Progress, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.models import ModelSpec, build, check_last_batch, check_network
 from pfedhr.parcel import unpack
-from pfedhr.run import ClientOutcome, RunDirectory, check_free, read_experiment, record
+from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_experiment, record
 from pfedhr.transport import Transport
 
 
@@ -113,6 +113,8 @@ def resume(path: Path, watch: Watcher, workers: int | None = None) -> list[Clien
     `workers` takes the place of the number that the run began with: no result depends on it.
     """
     experiment = stored_experiment(path)
+    if on_flower(path):
+        raise RunError(f"the run in {path} was begun on Flower, where clients keep their states: resume it by --engine flower")
     return _run(experiment, prepare(experiment), path, watch, experiment.workers if workers is None else workers)
 
 

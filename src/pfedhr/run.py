@@ -30,6 +30,9 @@ from pfedhr.federate import Progress, RoundResult
 from pfedhr.parcel import ParcelError, Tensors, pack, unpack
 from pfedhr.transport import Scores
 
+RUN_NAME = "flower-run"
+"""Holds, in the directory of a run whose clients keep their states themselves, what the run is called to them."""
+
 
 class RunError(PfedhrError):
     """A run directory that is in the way, or is not one; the message names it and a remedy."""
@@ -189,6 +192,11 @@ def read_experiment(path: Path) -> str:
     if not file.is_file():
         raise RunError(f"{path} holds no experiment.toml, so it is not a run: give the directory that --out named")
     return file.read_text(encoding="utf-8")
+
+
+def on_flower(path: Path) -> bool:
+    """Return whether the run in `path` was begun on Flower, so that its clients keep their states themselves."""
+    return (path / RUN_NAME).exists()
 
 
 def read_rounds(path: Path) -> list[dict[str, Any]]:

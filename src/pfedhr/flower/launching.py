@@ -10,15 +10,17 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
 from pfedhr.flower.processes import Family, FlowerError, free_port
-from pfedhr.flower.simulation import DIRECTORY, FAILURE
+from pfedhr.flower.simulation import DIRECTORY, FAILURE, run_name
 from pfedhr.launch import Watcher, prepare, stored_experiment
-from pfedhr.run import ClientOutcome, RunDirectory, check_free, read_outcomes, read_rounds
+from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_outcomes, read_rounds
 
 LOG = "flower.log"
 """What Flower's processes say, in the run's directory."""
@@ -27,7 +29,8 @@ PYPROJECT = """\
 [project]
 name = "pfedhr-simulation"
 version = "1.0.0"
-license = { file = "LICENSE" }
+description = "A run of pfedhr"
+license = {{ file = "LICENSE" }}
 dependencies = ["flwr[simulation]>=1.41"]
 
 [tool.flwr.app]
@@ -36,12 +39,23 @@ fab-format-version = 1
 flwr-version-target = "1.41.0"
 
 [tool.flwr.app.components]
-serverapp = "pfedhr.flower.grid:simulation_server"
-clientapp = "pfedhr.flower.grid:simulation_client"
+serverapp = "{server}"
+clientapp = "{client}"
 
 [tool.flwr.app.config]
 run-directory = ""
 """
+
+
+@dataclass(frozen=True)
+class App:
+    """The two sides of a Flower app, each as "module:attribute"."""
+
+    server: str
+    client: str
+
+
+OURS = App("pfedhr.flower.grid:simulation_server", "pfedhr.flower.grid:simulation_client")
 
 
 def simulate(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
@@ -52,14 +66,18 @@ def simulate(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientO
     _require_flower()
     check_free(path)
     prepare(experiment)
-    RunDirectory.create(path, dump(experiment))
+    directory = RunDirectory.create(path, dump(experiment))
+    run_name(path, directory)
     return _run(experiment, path, watch)
 
 
 def resume_simulation(path: Path, watch: Watcher) -> list[ClientOutcome]:
     """Take up the run in `path` on Flower's simulation where it was left. Raises RunError and FlowerError."""
     _require_flower()
-    return _run(stored_experiment(path), path, watch)
+    experiment = stored_experiment(path)
+    if not on_flower(path):
+        raise RunError(f"the run in {path} was begun in-process, and its clients' states are there: leave out --engine flower")
+    return _run(experiment, path, watch)
 
 
 def _require_flower() -> None:
@@ -71,34 +89,33 @@ def _require_flower() -> None:
 def _run(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
     (path / FAILURE).unlink(missing_ok=True)
     follow = _Follower(experiment, path, watch)
-    with tempfile.TemporaryDirectory() as home, (path / LOG).open("ab") as log, _family(Path(home), log) as family:
-        port = free_port()
-        address = f"127.0.0.1:{port}"
-        app = _write_app(Path(home), address)
-        link = family.start("flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port))
-        _await_health(link, f"http://{address}/health", path)
-        nodes = experiment.clients.count
-        resources = f"num-supernodes={nodes} client-resources-num-cpus=1 init-args-num-cpus={experiment.workers}"
-        run = family.start(
-            "flwr",
-            "run",
-            str(app),
-            "simulation",
-            "--stream",
-            "--federation-config",
-            resources,
-            "--run-config",
-            f'{DIRECTORY}="{path.resolve()}"',
-        )
-        while run.poll() is None:
-            time.sleep(0.1)
-            follow.look()
-    follow.look()
+    run_app(OURS, path, experiment.clients.count, experiment.workers, follow.look)
     if (path / FAILURE).exists():
         raise FlowerError((path / FAILURE).read_text(encoding="utf-8"))
     if not (path / "clients.csv").exists():
         raise FlowerError(f"the run on Flower ended before its last round: see {path / LOG}, and go on with --resume {path}")
     return read_outcomes(path)
+
+
+def run_app(app: App, path: Path, nodes: int, processes: int, look: Callable[[], None]) -> None:
+    """Run an app on Flower's simulation of so many nodes in so many processes, to its end, good or bad.
+
+    Its run is given `path`, whose LOG takes what Flower says; `look` is called time and again. Raises FlowerError.
+    """
+    with tempfile.TemporaryDirectory() as home, (path / LOG).open("ab") as log, _family(Path(home), log) as family:
+        port = free_port()
+        address = f"127.0.0.1:{port}"
+        folder = _write_app(app, Path(home), address)
+        link = family.start("flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port))
+        _await_health(link, f"http://{address}/health", path)
+        size = f"num-supernodes={nodes} client-resources-num-cpus=1 init-args-num-cpus={processes}"
+        setting = f'{DIRECTORY}="{path.resolve()}"'
+        words = ["run", str(folder), "simulation", "--stream", "--federation-config", size, "--run-config", setting]
+        run = family.start("flwr", *words)
+        while run.poll() is None:
+            time.sleep(0.1)
+            look()
+    look()
 
 
 class _Follower:
@@ -124,17 +141,17 @@ class _Follower:
             self._told[label] = len(rounds)
 
 
-def _write_app(home: Path, address: str) -> Path:
+def _write_app(app: App, home: Path, address: str) -> Path:
     """Write Flower's settings and the app, which holds no code of its own; return the app's folder."""
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "simulation"\n\n[superlink.simulation]\naddress = "{address}"\ninsecure = true\n',
         encoding="utf-8",
     )
-    app = home / "app"
-    app.mkdir()
-    (app / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
-    (app / "LICENSE").write_text("Apache-2.0\n", encoding="utf-8")
-    return app
+    folder = home / "app"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(PYPROJECT.format(server=app.server, client=app.client), encoding="utf-8")
+    (folder / "LICENSE").write_text("Apache-2.0\n", encoding="utf-8")
+    return folder
 
 
 def _family(home: Path, log: IO[bytes]) -> Family:

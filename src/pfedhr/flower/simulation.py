@@ -20,14 +20,12 @@ from pfedhr.flower.remote import Mailbox, Remote, Roster
 from pfedhr.in_process import Cohort, alone
 from pfedhr.inference import one_thread
 from pfedhr.launch import make_cohort, outcomes, run_on, stored_experiment
-from pfedhr.run import RunDirectory
+from pfedhr.run import RUN_NAME, RunDirectory
 
 DIRECTORY = "run-directory"
 """The setting of Flower's run that names the run's directory."""
 FAILURE = "failure.txt"
 """Holds, in the run's directory, why the run could not go on."""
-RUN_NAME = "flower-run"
-"""Holds, in the run's directory, the name of the run to clients."""
 
 
 class Silent:

@@ -1,0 +1,132 @@
+"""Flower's simulation, by its real processes: the numbers of every engine, and runs that are killed and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from every_method import CLIENTS, cohort_of, outcome
+from methods import SMALL
+from test_run import contents
+
+from pfedhr.algorithms import ALGORITHMS
+from pfedhr.cli import main
+from pfedhr.flower.launching import App, run_app
+from pfedhr.flower.processes import STARTED_BY
+from pfedhr.in_process import InProcess, Workers
+
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(280)]
+TESTS = Path(__file__).parents[1]
+
+EXPERIMENT = """
+name = "small"
+workers = 2
+[data]
+examples = 300
+partition = "iid"
+[clients]
+count = 4
+models = ["cnn1", "mlp"]
+[plan]
+rounds = 3
+active = 2
+local_epochs = 1
+[algorithm]
+name = "pfedhr"
+candidates = 2
+groups = 3
+tuning_epochs = 1
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    file = tmp_path / "small.toml"
+    file.write_text(EXPERIMENT)
+    return file
+
+
+def test_every_method_gives_the_same_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS / "flower")]))
+    run_app(App("toy_app:server", "toy_app:client"), tmp_path, CLIENTS, 1, lambda: None)
+    assert (tmp_path / "found.json").exists(), (tmp_path / "flower.log").read_text()[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found.keys() == ALGORITHMS.keys()
+    for name in ALGORITHMS:
+        cohort = cohort_of(name)
+        with Workers(cohort) as workers:
+            expected = outcome(name, InProcess(ALGORITHMS[name](**SMALL[name]), workers))
+        assert found[name] == json.loads(json.dumps(expected)), name
+
+
+def compared(path: Path) -> dict[str, object]:
+    """What two runs have in common, whichever engine they ran on."""
+    names = ("clients.csv", "rounds.jsonl", "models", "experiment.toml")
+    return {name: content for name, content in contents(path).items() if any(part in name for part in names)}
+
+
+def test_a_run_on_flower_ends_as_in_process_though_it_is_killed_on_the_way(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["run", str(experiment), "--out", str(tmp_path / "here")])
+    there = tmp_path / "there"
+    command = [sys.executable, "-m", "pfedhr", "run", str(experiment), "--engine", "flower", "--out", str(there)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    rounds = there / "rounds.jsonl"
+    deadline = time.monotonic() + 120
+    while not (rounds.exists() and rounds.read_bytes().count(b"\n")):
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server = next(number for number in children(process.pid) if b"flwr-simulation" in commands(number))
+    os.kill(server, signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert b"ended before its last round" in errors
+    assert b"--resume" in errors
+    assert not (there / "clients.csv").exists()
+
+    with pytest.raises(SystemExit):
+        main(["run", "--resume", str(there)])
+    assert "was begun on Flower" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["run", "--resume", str(tmp_path / "here"), "--engine", "flower"])
+    assert "was begun in-process" in capsys.readouterr().err
+
+    main(["run", "--resume", str(there), "--engine", "flower"])
+    assert compared(there) == compared(tmp_path / "here")
+    assert "clients better off than alone" in capsys.readouterr().out
+
+
+def children(parent: int) -> list[int]:
+    """The processes that were started in the folder of Flower's home of `parent`: all that bear its mark."""
+    found: list[int] = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            content = entry.read_bytes()
+        except OSError:
+            continue
+        if STARTED_BY.encode() in content and int(entry.parent.name) != parent:
+            found.append(int(entry.parent.name))
+    return found
+
+
+def commands(number: int) -> bytes:
+    try:
+        return Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_what_the_user_can_mend_is_told(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        main(["run", str(experiment), "--engine", "flower", "--out", str(out), "--algorithm.tuning-learning-rate", "1e30"])
+    assert "the loss is" in capsys.readouterr().err
+    assert out.exists()

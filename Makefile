@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Which tests on Flower's real processes; all of them take a quarter of an hour.
 FLOWER_TESTS ?= tests/flower
 # One thread a process: small networks train no faster on more, and processes side by side would fight over the cores.
 export OMP_NUM_THREADS = 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.overhead import Clock
 from benchmarks.timing import Measurement, Target
 from pfedhr.algorithms.fedproto import FedProto
+from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import load_experiment
 from pfedhr.flower.launching import simulate
@@ -45,9 +46,10 @@ def measure() -> Iterator[Measurement]:
 
 def _experiment() -> Experiment:
     whole = load_experiment("two-classes")
-    plan = replace(whole.plan, rounds=6, active=4)
+    plan = replace(whole.plan, rounds=6, active=4, local_epochs=2)
     clients = replace(whole.clients, count=12)
-    return replace(whole, plan=plan, clients=clients, compare_local=False, workers=1, device="cpu")
+    algorithm = PFedHR(candidates=4)
+    return replace(whole, plan=plan, clients=clients, algorithm=algorithm, compare_local=False, workers=1, device="cpu")
 
 
 def _thousand(experiment: Experiment, data: str) -> Experiment:

@@ -72,6 +72,19 @@ def test_every_metric_has_its_known_value(finished: tuple[Cell, Path]) -> None:
     assert results.accuracies("local") == {}
 
 
+def test_epsilon_is_read_where_there_is_such_a_column(finished: tuple[Cell, Path], tmp_path: Path) -> None:
+    cell, store = finished
+    assert [one.epsilon for one in collect([cell], store).clients] == [None, None, None]
+    first, *rows = CLIENTS.splitlines()
+    spent = ("1.5", "", "0.0")
+    lines = [f"{first},epsilon", *(f"{row},{one}" for row, one in zip(rows, spent, strict=True))]
+    (store / cell.folder / "clients.csv").write_text("\n".join(lines) + "\n")
+    results = collect([cell], store)
+    assert [one.epsilon for one in results.clients] == [1.5, None, 0.0]
+    write_results(results, tmp_path / "tables")
+    assert read_results(tmp_path / "tables") == results
+
+
 def test_a_method_without_teachers_has_no_ratio(finished: tuple[Cell, Path]) -> None:
     cell, store = finished
     plain = [{name: value for name, value in record.items() if name not in ("candidates", "size_ratios")} for record in ROUNDS]

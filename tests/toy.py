@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pfedhr.data import ClientData, Examples, Federation
 from pfedhr.in_process import Cohort
-from pfedhr.learning import Training
+from pfedhr.learning import Privacy, Training
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import Block, BlockBank, BlockRef
@@ -26,7 +26,13 @@ def separable(count: int, *path: int | str) -> Examples:
 
 
 def make_cohort(
-    *factories: str, clients: int = 4, labelled: bool = True, seed: int = 0, epochs: int = 1, features: int = 0
+    *factories: str,
+    clients: int = 4,
+    labelled: bool = True,
+    seed: int = 0,
+    epochs: int = 1,
+    features: int = 0,
+    privacy: Privacy | None = None,
 ) -> Cohort:
     """A small federation on `separable`, the networks dealt in turn."""
     names = [f"client{number:02}" for number in range(clients)]
@@ -35,7 +41,7 @@ def make_cohort(
     federation = Federation(held, public if labelled else public.without_labels(), classes=4, mirror=False)
     networks = {name: ModelSpec(factories[at % len(factories)], (1, 8, 8), 4, features) for at, name in enumerate(names)}
     training = Training(epochs, batch_size=8, learning_rate=0.002, weight_decay=1e-4)
-    return Cohort(federation, networks, training, seed, torch.device("cpu"))
+    return Cohort(federation, networks, training, privacy, seed, torch.device("cpu"))
 
 
 def normed(shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pfedhr.data import Examples, Public, ready
 from pfedhr.errors import PfedhrError
-from pfedhr.learning import Training
+from pfedhr.learning import Privacy, Training
 from pfedhr.models import ModelSpec
 
 Metrics = dict[str, Any]
@@ -39,13 +39,14 @@ class Map(Protocol):
 
 @dataclass(frozen=True)
 class ClientView:
-    """What a client may see: its own examples and the public data."""
+    """What a client may see: its own examples and the public data. `privacy`: how its own are protected, None = not at all."""
 
     id: str
     network: ModelSpec
     train: Examples
     public: Public
     training: Training
+    privacy: Privacy | None
     round: int
     seed: int
     device: torch.device
@@ -97,6 +98,12 @@ class Algorithm(ABC):
     client_state: ClassVar[type[Any]]
     message_type: ClassVar[type[Any]]
     reply_type: ClassVar[type[Any]]
+    uncovered: ClassVar[str | None] = "nobody has shown that its private training is all that it does with private examples"
+    """Why DP-SGD in `private.train` would not cover all that the method does with private examples; None if it does.
+
+    A method that is covered calls `private.train` once a round, with the view's training and a loss that is a mean over
+    examples, and private examples leave no other mark on its state or on what goes up.
+    """
 
     @abstractmethod
     def check(self, setup: Setup) -> None:
@@ -105,6 +112,10 @@ class Algorithm(ABC):
     def public_use(self, labelled: bool) -> PublicUse:
         """Return what the method takes of public data that has labels or not: extra data, which comparisons must tell."""
         return "none"
+
+    def trained(self, network: ModelSpec) -> tuple[ModelSpec, ...]:
+        """Return the networks that a client of `network` trains on its private examples."""
+        return (network,)
 
     @abstractmethod
     def init_server(self, view: ServerView) -> Any:

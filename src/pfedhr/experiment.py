@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import DataOptions, PublicOptions
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Schedule
-from pfedhr.learning import Training
+from pfedhr.learning import Privacy, Training
 
 QUIET = "quiet"
 """In a field's metadata: a file that leaves the section at its defaults need not hold it, and says what it always said."""
@@ -93,8 +94,34 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
+class PrivacyOptions:
+    """Differential privacy of the clients' examples, by DP-SGD; see docs/privacy.md."""
+
+    noise: float = 0.0
+    """Standard deviation of the noise on the sum of clipped gradients, in units of clip; 0 = no privacy."""
+    clip: float = 1.0
+    """Norm that the gradient of a single example is clipped to."""
+    delta: float = 1e-5
+    """Probability for which epsilon need not hold; below one over the examples of any client."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.noise < math.inf, "privacy.noise", self.noise, "0 for no privacy, or a number above 0 such as 1.0")
+        _require(0 < self.clip < math.inf, "privacy.clip", self.clip, "a number above 0")
+        _require(0 < self.delta < 1, "privacy.delta", self.delta, "a number between 0 and 1, such as 1e-5")
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """The clients' part of it, None where there is no noise."""
+        return Privacy(self.noise, self.clip, self.delta) if self.noise else None
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """A run in full: equal experiments give equal numbers."""
+    """A run in full: equal experiments give equal numbers.
+
+    A section that is `quiet` is written only where it differs from its default, so that the text of an experiment that does
+    without it, by which finished runs are found, stays as it was before there was such a section.
+    """
 
     name: str = "experiment"
     """A word for the run; its directory is named after it."""
@@ -110,6 +137,7 @@ class Experiment:
     public: PublicOptions = field(default_factory=PublicOptions)
     clients: ClientOptions = field(default_factory=ClientOptions)
     plan: PlanOptions = field(default_factory=PlanOptions)
+    privacy: PrivacyOptions = field(default_factory=PrivacyOptions, metadata={QUIET: True})
     algorithm: Algorithm = field(default_factory=PFedHR)
     engine: EngineOptions = field(default_factory=EngineOptions, metadata={QUIET: True})
 

@@ -11,7 +11,7 @@ import torch
 from pfedhr.algorithm import Algorithm, ClientView, Map, ServerView
 from pfedhr.data import Federation
 from pfedhr.inference import one_thread
-from pfedhr.learning import Training
+from pfedhr.learning import Privacy, Training
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import pack, unpack
 from pfedhr.processes import Processes
@@ -55,14 +55,23 @@ class Cohort:
     federation: Federation
     networks: Mapping[str, ModelSpec]
     training: Training
+    privacy: Privacy | None
     seed: int
     device: torch.device
 
     def client_view(self, client: str, round: int) -> ClientView:
         """Return what `client` may see in `round`."""
-        train = self.federation.clients[client].train
-        public = self.federation.public
-        return ClientView(client, self.networks[client], train, public, self.training, round, self.seed, self.device)
+        return ClientView(
+            id=client,
+            network=self.networks[client],
+            train=self.federation.clients[client].train,
+            public=self.federation.public,
+            training=self.training,
+            privacy=self.privacy,
+            round=round,
+            seed=self.seed,
+            device=self.device,
+        )
 
     def server_view(self, round: int, map: Map) -> ServerView:
         """Return what the server may see in `round`."""

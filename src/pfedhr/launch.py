@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from pfedhr.algorithm import Algorithm, ServerView, Setup
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.needs import public_data
+from pfedhr.algorithms.needs import private_training, public_data
 from pfedhr.algorithms.private import weights_of
 from pfedhr.data import build_federation
 from pfedhr.disk import locked
@@ -20,6 +21,7 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.federate import Progress, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
+from pfedhr.learning import Privacy, Training, epsilon, private_steps
 from pfedhr.models import ModelSpec, build, check_last_batch, check_network
 from pfedhr.parcel import unpack
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_experiment, record
@@ -69,7 +71,8 @@ def make_cohort(experiment: Experiment) -> Cohort:
         client: ModelSpec(dealt[number % len(dealt)], federation.shape, federation.classes, features)
         for number, client in enumerate(federation.clients)
     }
-    return Cohort(federation, networks, experiment.plan.training, experiment.seed, experiment.torch_device)
+    plan, privacy = experiment.plan, experiment.privacy.privacy
+    return Cohort(federation, networks, plan.training, privacy, experiment.seed, experiment.torch_device)
 
 
 def prepare(experiment: Experiment) -> Cohort:
@@ -88,6 +91,9 @@ def prepare(experiment: Experiment) -> Cohort:
         count = len(cohort.federation.clients[client].train)
         check_last_batch(network, example, count, training.batch_size, f"plan.batch_size and client {client}")
     experiment.algorithm.check(setup)
+    if cohort.privacy:
+        sizes = {client: len(data.train) for client, data in cohort.federation.clients.items()}
+        private_training(experiment.algorithm, setup, cohort.privacy, sizes)
     return cohort
 
 
@@ -165,6 +171,8 @@ def outcomes(
 ) -> Iterator[ClientOutcome]:
     """Write every client's network, and yield how the client ended."""
     sizes = {network: _parameters(network) for network in set(cohort.networks.values())}
+    counts = {client: len(data.train) for client, data in cohort.federation.clients.items()}
+    epsilons = spent(cohort.privacy, cohort.training, counts, directory)
     for client, data in cohort.federation.clients.items():
         view = cohort.client_view(client, progress.round)
         state = engine.state(client)
@@ -181,7 +189,23 @@ def outcomes(
             accuracy=scores.own.accuracy,
             teacher_accuracy=scores.teacher.accuracy if scores.teacher else None,
             alone_accuracy=None,
+            epsilon=epsilons.get(client),
         )
+
+
+def spent(privacy: Privacy | None, training: Training, counts: Mapping[str, int], directory: RunDirectory) -> dict[str, float]:
+    """Return the epsilon of every client, of so many examples, after the rounds that have ended; of none without privacy.
+
+    A client that was selected counts as having trained, for it may have even where its report was lost. One that was asked
+    again in the same round has done the same step with the same noise, which tells nothing new.
+    """
+    if privacy is None:
+        return {}
+    rounds = Counter(client for record in directory.rounds() for client in record["active"])
+    return {
+        client: epsilon(privacy, training.batch_size / count, rounds[client] * private_steps(count, training))
+        for client, count in counts.items()
+    }
 
 
 def _parameters(network: ModelSpec) -> int:

@@ -9,7 +9,7 @@ import json
 import statistics
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,10 @@ class ResultsError(PfedhrError):
 
 @dataclass(frozen=True)
 class ClientRow:
-    """How one client ended in one cell: accuracies on its own test examples after the last round."""
+    """How one client ended in one cell: accuracies on its own test examples after the last round.
+
+    `epsilon`: what its training has spent of its privacy, None without; tables from before there was any have no such column.
+    """
 
     setting: str
     method: str
@@ -42,6 +45,7 @@ class ClientRow:
     test: int
     accuracy: float
     teacher_accuracy: float | None
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,10 @@ def _kinds(cls: type[CellRow] | type[ClientRow]) -> dict[str, Any]:
 def _row(cls: type[Row], record: Mapping[str, str]) -> Row:
     """Return a row from its cells; an empty one of an optional column is None. KeyError or ValueError if they do not fit."""
     values: dict[str, Any] = {}
+    late = {item.name for item in fields(cls) if item.default is not MISSING}  # columns that older tables lack
     for name, kind in _kinds(cls).items():
+        if name in late and name not in record:
+            continue
         cell = record[name]
         if kind == float | None:
             values[name] = float(cell) if cell else None

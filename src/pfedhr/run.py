@@ -54,7 +54,7 @@ class ClientOutcome:
     """How one client ended: a row of clients.csv.
 
     `train` and `test` count examples; `teacher_accuracy` is None without a teacher, `alone_accuracy` where learning alone was
-    not measured.
+    not measured, `epsilon` without differential privacy.
     """
 
     client: str
@@ -66,6 +66,7 @@ class ClientOutcome:
     accuracy: float
     teacher_accuracy: float | None
     alone_accuracy: float | None
+    epsilon: float | None
 
 
 class RunDirectory:
@@ -218,6 +219,7 @@ def read_outcomes(path: Path) -> list[ClientOutcome]:
             accuracy=float(row["accuracy"]),
             teacher_accuracy=float(row["teacher_accuracy"]) if row["teacher_accuracy"] else None,
             alone_accuracy=float(row["alone_accuracy"]) if row["alone_accuracy"] else None,
+            epsilon=float(row["epsilon"]) if row["epsilon"] else None,
         )
         for row in rows
     ]

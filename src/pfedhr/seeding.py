@@ -17,9 +17,12 @@ def number(seed: int, *path: Name) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def generator(seed: int, *path: Name) -> torch.Generator:
-    """Return a fresh CPU generator for `path`; the same path gives the same numbers in every engine and after every resume."""
-    return torch.Generator().manual_seed(number(seed, *path))
+def generator(seed: int, *path: Name, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a fresh generator for `path`; the same path gives the same numbers in every engine and after every resume.
+
+    `device`: where it draws. Another device draws other numbers.
+    """
+    return torch.Generator(device).manual_seed(number(seed, *path))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics
+from pfedhr.algorithms.needs import covered
 from pfedhr.data import Examples
 from pfedhr.learning import Score, TrainingError, evaluate
 from pfedhr.parcel import pack, unpack
@@ -57,8 +58,11 @@ def handle(
 ) -> tuple[Report, bytes | None]:
     """Carry out `order` on the client's side, in every engine; return its report, and its new state if that has changed.
 
-    `state` is None for a client that has never taken part. Raises TrainingError naming client and round.
+    `state` is None for a client that has never taken part. Raises TrainingError naming client and round, and SettingError
+    rather than let a method that privacy does not cover see private examples.
     """
+    if view.privacy is not None:
+        covered(algorithm, view.privacy)
     own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
     reply, metrics = None, {}
     if order.message is not None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from deployment.folders import CLIENTS, make_folders
+from deployment.machines import Node, Operator, Server
 
-from examples.deployment.folders import CLIENTS, make_folders
-from examples.deployment.machines import Node, Operator, Server
 from pfedhr.data import ClientData, Examples, Federation
 from pfedhr.experiment_file import parse
 from pfedhr.federate import federate
@@ -130,8 +130,8 @@ def without_network(deployed: Deployment, results: Path) -> list[dict[str, Any]]
         clients[name] = ClientData(*parts)
     held = safetensors.torch.load_file(results.parent / "public.safetensors")
     federation = Federation(clients, Examples(held["inputs"], held["labels"]), classes=10, mirror=True)
-    networks = {name: ModelSpec(f"examples.deployment.networks.{name}:network", (1, 28, 28), 10) for name in clients}
-    cohort = Cohort(federation, networks, experiment.plan.training, experiment.seed, torch.device("cpu"))
+    networks = {name: ModelSpec(f"deployment.networks.{name}:network", (1, 28, 28), 10) for name in clients}
+    cohort = Cohort(federation, networks, experiment.plan.training, None, experiment.seed, torch.device("cpu"))
     engine = InProcess(experiment.algorithm, Workers(cohort))
     plan = experiment.plan.schedule, experiment.seed
     return [record(one) for one in federate(experiment.algorithm, engine, engine.server_view, engine.clients, *plan)]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deployment.folders import make_certificates, make_node_key
+from deployment.machines import Node
 from flower.deployed import Deployment, deployment, kill, numbers, rounds, running, without_network
 
-from examples.deployment.folders import make_certificates, make_node_key
-from examples.deployment.machines import Node
 from pfedhr.flower.processes import free_port
 from pfedhr.run import read_outcomes, read_rounds
 

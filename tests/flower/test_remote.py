@@ -8,8 +8,8 @@ import logging
 from pathlib import Path
 
 import pytest
+from flower.postbox import RUN, Postbox, engine_of, experiment_of
 from methods import METHODS, suited
-from postbox import RUN, Postbox, engine_of, experiment_of
 from toy import make_cohort
 
 from pfedhr.algorithm import Algorithm
@@ -248,6 +248,8 @@ def test_a_client_keeps_two_states_and_goes_on_from_what_it_has(tmp_path: Path, 
     states.save(2, b"two", 1)
     states.save(2, b"two again", 1)
     states.save(5, b"five", 2)
+    states.save(4, b"too late", 1)
+    (tmp_path / "4.parcel").unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.parcel", "5.parcel"]
     assert (states.load(0), states.load(2), states.load(5)) == (None, b"two again", b"five")
     assert caplog.text == ""

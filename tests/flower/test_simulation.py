@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from every_method import CLIENTS, cohort_of, outcome
+from flower.every_method import CLIENTS, cohort_of, outcome
+from flower.faults import FAULTS, SCHEDULE
+from flower.faults import cohort as faulty_cohort
 from methods import SMALL
 from test_run import contents
 
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.local import Local
 from pfedhr.cli import main
+from pfedhr.federate import federate
 from pfedhr.flower.launching import App, run_app
 from pfedhr.flower.processes import STARTED_BY
 from pfedhr.in_process import InProcess, Workers
+from pfedhr.transport import Order, Report
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(280)]
 TESTS = Path(__file__).parents[1]
@@ -53,8 +60,8 @@ def experiment(tmp_path: Path) -> Path:
 
 
 def test_every_method_gives_the_same_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS / "flower")]))
-    run_app(App("toy_app:server", "toy_app:client"), tmp_path, CLIENTS, 1, lambda: None)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    run_app(App("flower.toy_app:server", "flower.toy_app:client"), tmp_path, CLIENTS, 1, lambda: None)
     assert (tmp_path / "found.json").exists(), (tmp_path / "flower.log").read_text()[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
     assert found.keys() == ALGORITHMS.keys()
@@ -63,6 +70,32 @@ def test_every_method_gives_the_same_bit_for_bit(tmp_path: Path, monkeypatch: py
         with Workers(cohort) as workers:
             expected = outcome(name, InProcess(ALGORITHMS[name](**SMALL[name]), workers))
         assert found[name] == json.loads(json.dumps(expected)), name
+
+
+class Faulty(InProcess):
+    """The in-process engine without the reports that are lost to faults."""
+
+    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
+        return super().exchange({client: order for client, order in outbox.items() if (client, order.round) not in FAULTS})
+
+
+def test_clients_that_fail_are_left_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    run_app(App("flower.faulty_app:server", "flower.faulty_app:client"), tmp_path, 3, 3, lambda: None)
+    log = (tmp_path / "flower.log").read_text()
+    assert (tmp_path / "found.json").exists(), log[-3000:]
+    took_part, ends = json.loads((tmp_path / "found.json").read_text())
+    clients = ["client00", "client01", "client02"]
+    assert took_part == [
+        [client for client in clients if (client, round) not in FAULTS] for round in range(1, SCHEDULE.rounds + 1)
+    ]
+    held = faulty_cohort()
+    with Workers(held) as workers:
+        engine = Faulty(Local(), workers)
+        list(federate(Local(), engine, engine.server_view, clients, SCHEDULE, held.seed))
+    assert ends == {client: hashlib.sha256(engine.state(client) or b"").hexdigest() for client in clients}
+    for words in ("out of order", "has not answered", "not a parcel", "it answers as 'client00'", "content that is not ours"):
+        assert words in log
 
 
 def compared(path: Path) -> dict[str, object]:

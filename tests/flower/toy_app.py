@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from every_method import CLIENTS, cohort_of, outcome, run_of
+from flower.every_method import CLIENTS, cohort_of, outcome, run_of
+from flower.postbox import experiment_of
 from methods import SMALL
-from postbox import experiment_of
 
 from pfedhr.algorithm import ServerView
 from pfedhr.algorithms import ALGORITHMS

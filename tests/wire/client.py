@@ -31,7 +31,7 @@ def main() -> None:
             except EOFError:
                 return
             train, public = separable(24, name, "train"), separable(16, "public")
-            view = ClientView(name, network, train, public, TRAINING, header["round"], SEED, torch.device("cpu"))
+            view = ClientView(name, network, train, public, TRAINING, None, header["round"], SEED, torch.device("cpu"))
             order = Order(header["round"], message, header["evaluate"])
             report, moved = handle(ALGORITHM, view, separable(12, name, "test"), order, state)
             state = moved or state

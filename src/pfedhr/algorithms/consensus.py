@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
 from pfedhr.algorithms.needs import at_least, public_batches
 from pfedhr.algorithms.own import OwnNetwork
-from pfedhr.algorithms.private import train
+from pfedhr.algorithms.private import train_beside
 from pfedhr.inference import predict
 from pfedhr.seeding import generator
 
@@ -85,7 +85,7 @@ class ByConsensus(OwnNetwork):
             return distance(model(inputs[batch]), scores[batch])
 
         training = replace(view.training, epochs=self.consensus_epochs, batch_size=self.consensus_batch_size)
-        return {"consensus_loss": train(view, model, loss, purpose, training, len(inputs))}
+        return {"consensus_loss": train_beside(view, model, loss, purpose, training, len(inputs))}
 
     def scores(self, view: ClientView, model: nn.Module) -> PublicScores:
         """Return what goes up: what `model` says of the round's public subset."""

@@ -45,6 +45,7 @@ class FCCL(ByConsensus):
     """Weight of the two earlier networks in the private loss."""
 
     name = "fccl"
+    uncovered = None
     fewest = 2  # a correlation over one example is of no use
     client_state = Rooted
 

@@ -21,6 +21,7 @@ class FedAvg(Homogeneous):
     """Federated averaging."""
 
     name = "fedavg"
+    uncovered = None
 
     def client_step(self, state: Held, message: Shared, view: ClientView) -> tuple[Held, Trained, Metrics]:
         """Train the shared model on the private examples."""

@@ -74,6 +74,7 @@ class FedDF(KeepsShared):
     """Temperature of it."""
 
     name = "feddf"
+    uncovered = None
     server_state = Fusions
     message_type = Fusion
     reply_type = Upload

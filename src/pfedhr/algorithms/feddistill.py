@@ -33,6 +33,7 @@ class FedDistill(OwnNetwork):
     """Weight of the other clients' outputs (gamma)."""
 
     name = "feddistill"
+    uncovered = "clients send their mean outputs on private examples, which no noise covers"
     server_state = Latest
     message_type = Down
     reply_type = ClassMeans

@@ -38,6 +38,7 @@ class FedGH(SharedHead):
     """Step of the server's gradient descent."""
 
     name = "fedgh"
+    uncovered = "clients send the mean features of their private examples, which no noise covers"
     reply_type = ClassMeans
 
     def check(self, setup: Setup) -> None:

@@ -83,6 +83,7 @@ class FedKD(CommonNetwork):
     """The round in which the share reaches its end."""
 
     name = "fedkd"
+    uncovered = "it divides by the losses of a whole batch, so its loss is not one of single examples"
     server_state = Mentee
     client_state = Mentor
     message_type = News

@@ -50,6 +50,7 @@ class FedKEMF(Mutual):
     """Learning rate of it."""
 
     name = "fedkemf"
+    uncovered = None
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for a setting out of range, or a common network that cannot be trained."""

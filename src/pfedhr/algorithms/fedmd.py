@@ -37,6 +37,7 @@ class FedMD(ByConsensus):
     """Epochs on the public labels when a client first takes part; 0 needs no labels."""
 
     name = "fedmd"
+    uncovered = None
     client_state = Pupil
 
     def check(self, setup: Setup) -> None:

@@ -28,6 +28,7 @@ class FedProx(Homogeneous):
     """Weight of the proximal term (mu)."""
 
     name = "fedprox"
+    uncovered = None
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for several structures, or a negative weight."""
@@ -39,10 +40,10 @@ class FedProx(Homogeneous):
         model = restore(view.network, received(message, view)).to(view.device)
         start = [value.detach().clone() for value in model.parameters()]
 
-        def term(logits: Tensor, batch: Tensor) -> Tensor:
+        def penalty() -> Tensor:
             return proximal(list(model.parameters()), start, self.proximal_weight)
 
-        metrics = train_model(view, model, term if self.proximal_weight else None)
+        metrics = train_model(view, model, penalty=penalty if self.proximal_weight else None)
         weights = weights_of(model)
         return Held(weights, message.weights), Trained(weights, len(view.train)), metrics
 

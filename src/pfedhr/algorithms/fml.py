@@ -33,6 +33,7 @@ class FML(Mutual):
     """How much of its loss the common network takes from labels (beta); the rest is from the client's own network."""
 
     name = "fml"
+    uncovered = None
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for a share outside 0 to 1, or a common network that cannot be trained."""

@@ -69,6 +69,7 @@ class HeteroFL(KeepsShared):
     """The network that all clients' networks are slices of: a name of the zoo, or "package.module:factory"."""
 
     name = "heterofl"
+    uncovered = None
     server_state = GlobalNetwork
     message_type = Portion
     reply_type = Slice
@@ -121,8 +122,10 @@ class HeteroFL(KeepsShared):
         weights = self._slice(message, view)
         rates = rates_of(view.network, self._global(view.network))
         model = restore(view.network, weights).to(view.device)
+        # Which classes a client has, no noise covers: with privacy it counts as having all.
+        labels = examples.labels if view.privacy is None else torch.arange(view.network.classes, device=view.device)
         absent = torch.ones(view.network.classes, dtype=torch.bool, device=view.device)
-        absent[examples.labels] = False
+        absent[labels] = False
 
         def loss(model: nn.Module, batch: Tensor) -> Tensor:
             logits = model(examples.inputs[batch]).masked_fill(absent, 0.0)
@@ -142,7 +145,7 @@ class HeteroFL(KeepsShared):
             given = restore(view.network, weights)
             divide(given, rates)
             shared = weights_of(given)
-        present = tuple(int(label) for label in examples.labels.unique())
+        present = tuple(int(label) for label in labels.unique())
         return Held(weights_of(model), shared), Slice(trained | statistics, present), {"loss": last}
 
     def server_step(

@@ -25,6 +25,7 @@ class LGFedAvg(SharedHead):
     """Local representations, one global head."""
 
     name = "lg-fedavg"
+    uncovered = None
     reply_type = Trained
 
     def client_step(self, state: Own, message: Shared, view: ClientView) -> tuple[Own, Trained, Metrics]:

@@ -14,6 +14,7 @@ class Local(Alone):
     """Every client trains on its own examples by cross entropy, in the rounds in which it is selected."""
 
     name = "local"
+    uncovered = None
 
     def check(self, setup: Setup) -> None:
         """Accept everything."""

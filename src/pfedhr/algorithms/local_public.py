@@ -21,6 +21,7 @@ class LocalPublic(Alone):
     """Epochs on the public examples in a round, 3 as pFedHR's server tunes for; 0 needs no labels."""
 
     name = "local-public"
+    uncovered = None
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for public data without labels or negative epochs, ModelError for a last batch of one."""

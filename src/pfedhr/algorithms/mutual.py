@@ -38,6 +38,10 @@ class CommonNetwork(Algorithm):
             place = f"algorithm.common_network = {self.common_network!r} of {self.name}"
             raise SettingError(f"{place}: {error}") from error
 
+    def trained(self, network: ModelSpec) -> tuple[ModelSpec, ...]:
+        """Return the client's own network and the common one."""
+        return network, self.common(network.shape, network.classes)
+
     def common(self, shape: tuple[int, ...], classes: int) -> ModelSpec:
         """Return what the common network is made of, for inputs of `shape`."""
         return ModelSpec(self.common_network, shape, classes)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.data import Examples
 from pfedhr.heads import Extractor
+from pfedhr.learning import Privacy, PrivacyError, check_gradients
 from pfedhr.models import build, check_last_batch
+from pfedhr.seeding import seeded
 
 
 def at_least(algorithm: Algorithm, **least: float) -> None:
@@ -61,6 +65,45 @@ def public_batches(setup: Setup, setting: str, batch_size: int, most: int | None
     count = len(setup.public) if most is None else min(most, len(setup.public))
     for network in setup.structures:
         check_last_batch(network, setup.examples, count, batch_size, f"{setting} and the public data")
+
+
+def covered(algorithm: Algorithm, privacy: Privacy) -> None:
+    """Raise SettingError unless `privacy` covers all that the method does with private examples."""
+    if algorithm.uncovered is not None:
+        raise SettingError(
+            f"privacy.noise = {privacy.noise}: differential privacy does not cover {algorithm.name}: {algorithm.uncovered}. "
+            f"Set privacy.noise = 0, or choose as algorithm.name a method that it covers, such as fedavg or pfedhr"
+        )
+
+
+def private_training(algorithm: Algorithm, setup: Setup, privacy: Privacy, counts: Mapping[str, int]) -> None:
+    """Raise SettingError unless all clients, of whom each has `counts` private examples, can train with `privacy`."""
+    covered(algorithm, privacy)
+    place = f"privacy.noise = {privacy.noise}"
+    if importlib.util.find_spec("opacus") is None:
+        raise SettingError(f"{place}: differential privacy needs Opacus: pip install 'pfedhr[dp]', or set privacy.noise = 0")
+    size = setup.training.batch_size
+    for client, count in counts.items():
+        if count < size:
+            raise SettingError(
+                f"plan.batch_size = {size}: client {client} has {count} examples only, and with privacy.noise a batch is "
+                f"expected to be no larger; choose at most {min(counts.values())}"
+            )
+        if privacy.delta >= 1 / count:
+            raise SettingError(
+                f"privacy.delta = {privacy.delta}: client {client} has {count} examples, and a delta of one over them allows "
+                f"one to be given away whole; choose less than 1 / {max(counts.values())}"
+            )
+    trained = {part: client for client, own in sorted(setup.networks.items(), reverse=True) for part in algorithm.trained(own)}
+    for network, client in trained.items():
+        try:
+            with seeded(0, "check"):
+                check_gradients(build(network, 0), setup.examples)
+        except PrivacyError as error:
+            raise SettingError(
+                f"the network {network.factory!r}, which client {client} trains, cannot be trained with {place}: {error}. "
+                f"Use a network with group or layer norm that treats every example by itself, or set privacy.noise = 0"
+            ) from error
 
 
 def common_features(algorithm: Algorithm, setup: Setup) -> None:

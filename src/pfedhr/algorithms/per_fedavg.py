@@ -46,6 +46,7 @@ class PerFedAvg(Homogeneous):
     """Steps on private batches from the shared model to the client's."""
 
     name = "per-fedavg"
+    uncovered = "its meta-gradients and its adaptation draw batches of private examples of their own, which no noise covers"
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for several structures, or settings out of range."""

@@ -69,6 +69,7 @@ class PFedBayes(Algorithm):
     """Share of the mean in the server's new distribution (beta)."""
 
     name = "pfedbayes"
+    uncovered = "it draws a network for each batch, so its loss is not one of single examples"
     server_state = Prior
     client_state = Believed
     message_type = Prior

@@ -63,6 +63,7 @@ class PFedClub(Teaching):
     """Whether a fully connected block never comes before a convolution."""
 
     name = "pfedclub"
+    uncovered = None
 
     def check(self, setup: Setup) -> None:
         """Raise what Teaching does, and SettingError for a budget that no network keeps to."""

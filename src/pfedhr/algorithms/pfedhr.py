@@ -35,6 +35,7 @@ class PFedHR(Teaching):
     """Whether uploads of one structure are averaged before grouping, for large cohorts."""
 
     name = "pfedhr"
+    uncovered = None
 
     def _fewest_blocks(self, lengths: Sequence[int]) -> int:
         """Return those of the shortest network where structures are averaged, for all may be of one."""

@@ -52,6 +52,7 @@ class PFedMe(Homogeneous):
     """Share of the mean in the server's new model (beta)."""
 
     name = "pfedme"
+    uncovered = "it takes several steps on each batch of private examples, none of them by DP-SGD"
     reply_type = Moved
 
     def check(self, setup: Setup) -> None:

@@ -11,13 +11,13 @@ from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics
 from pfedhr.data import Examples
-from pfedhr.learning import Loss, Training, fit
+from pfedhr.learning import Loss, Penalty, Training, fit, fit_privately
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator, seeded
 
 Term = Callable[[Tensor, Tensor], Tensor]
-"""What a method adds to the cross entropy: maps the logits (batch, classes) and places of a batch to a scalar."""
+"""What a method adds to the cross entropy: maps the logits (batch, classes) and places of a batch to a mean over it."""
 
 
 def initial_weights(view: ClientView) -> Tensors:
@@ -53,28 +53,35 @@ def train(
     view: ClientView,
     model: nn.Module,
     loss: Loss,
-    purpose: str = "",
+    penalty: Penalty | None = None,
     training: Training | None = None,
-    count: int | None = None,
 ) -> float:
-    """Train `model` in place on the private examples, and return the last mean loss.
+    """Train `model` in place on the private examples by `loss` plus `penalty`, and return the last mean loss.
 
-    The batches of a round are the same for every method. A second training in one round has a `purpose`, and its own
-    `training` and `count` of examples.
+    The batches of a round are the same for every method. Where the view asks for privacy, it is by DP-SGD.
     """
-    name = (view.round, view.id, *([purpose] if purpose else []))
+    count, training = len(view.train), training or view.training
+    rng = generator(view.seed, view.round, view.id, "batches")
+    with seeded(view.seed, view.round, view.id, "dropout"):
+        if view.privacy is None:
+            whole: Loss = loss if penalty is None else lambda model, batch: loss(model, batch) + penalty()
+            return fit(model, count, whole, training, rng)
+        noise = generator(view.seed, view.round, view.id, "privacy noise", device=view.device)
+        return fit_privately(model, count, loss, training, view.privacy, rng, noise, penalty)
+
+
+def train_beside(view: ClientView, model: nn.Module, loss: Loss, purpose: str, training: Training, count: int) -> float:
+    """Train `model` in place on `count` examples that are not private, and return the last mean loss.
+
+    `purpose` tells it from the round's other trainings.
+    """
+    name = (view.round, view.id, purpose)
     with seeded(view.seed, *name, "dropout"):
-        return fit(
-            model,
-            len(view.train) if count is None else count,
-            loss,
-            training or view.training,
-            generator(view.seed, *name, "batches"),
-        )
+        return fit(model, count, loss, training, generator(view.seed, *name, "batches"))
 
 
-def train_model(view: ClientView, model: nn.Module, term: Term | None = None) -> Metrics:
-    """Train `model` in place on the client's examples by cross entropy, plus `term` if given, and return the last loss."""
+def train_model(view: ClientView, model: nn.Module, term: Term | None = None, penalty: Penalty | None = None) -> Metrics:
+    """Train `model` in place on the client's examples by cross entropy, plus what is given, and return the last loss."""
     examples = view.train.ready(view.device)
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
@@ -82,7 +89,7 @@ def train_model(view: ClientView, model: nn.Module, term: Term | None = None) ->
         value = functional.cross_entropy(logits, examples.labels[batch])
         return value if term is None else value + term(logits, batch)
 
-    return {"loss": train(view, model, loss)}
+    return {"loss": train(view, model, loss, penalty)}
 
 
 def train_privately(view: ClientView, weights: Tensors, term: Term | None = None) -> tuple[Tensors, Metrics]:
@@ -100,4 +107,4 @@ def train_on_public(view: ClientView, model: nn.Module, epochs: int) -> None:
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         return functional.cross_entropy(model(public.inputs[batch]), public.labels[batch])
 
-    train(view, model, loss, "public", replace(view.training, epochs=epochs), len(public))
+    train_beside(view, model, loss, "public", replace(view.training, epochs=epochs), len(public))

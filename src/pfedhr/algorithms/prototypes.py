@@ -31,6 +31,7 @@ class Prototypical(Algorithm):
     """Weight of the distance from the prototypes (lambda); the distance is a mean over the features."""
 
     client_state = Guided
+    uncovered = "clients send the mean features of their private examples, which no noise covers"
     message_type = Down
     reply_type = ClassMeans
 

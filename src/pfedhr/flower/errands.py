@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pfedhr.algorithm import ClientView, Setup
-from pfedhr.algorithms.needs import public_data
+from pfedhr.algorithms.needs import private_training, public_data
 from pfedhr.data import Examples, Public
-from pfedhr.disk import UNFINISHED, write
+from pfedhr.disk import write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import parse
@@ -56,6 +56,7 @@ class Participant:
             self.train,
             self.public,
             experiment.plan.training,
+            experiment.privacy.privacy,
             round,
             experiment.seed,
             experiment.torch_device,
@@ -135,12 +136,14 @@ class States:
         return self._path(found).read_bytes() if found else None
 
     def save(self, round: int, state: bytes, since: int) -> None:
-        """Keep the state after `round`, and the one that it came from until the server has taken the answer."""
+        """Keep the state after `round`, and the one that it came from until the server has taken the answer.
+
+        Those before are past. Later ones are not touched: a step that the server waited for in vain may end after the next one.
+        """
         write(self._path(round), state)
-        kept = {self._path(round), self._path(since)}
-        for path in self._folder.iterdir():
-            if path not in kept and (path.suffix == ".parcel" or path.name.endswith(UNFINISHED)):
-                path.unlink()
+        for path in self._folder.glob("*.parcel"):
+            if int(path.stem) < since:
+                path.unlink(missing_ok=True)
 
     def _path(self, round: int) -> Path:
         return self._folder / f"{round}.parcel"
@@ -159,6 +162,8 @@ def present(participant: Participant, call: RollCall) -> Presence:
             if experiment.algorithm.public_use(labelled=True).endswith("at clients"):
                 public_data(experiment.algorithm, setup)
             experiment.algorithm.check(setup)
+            if privacy := experiment.privacy.privacy:
+                private_training(experiment.algorithm, setup, privacy, {participant.id: len(participant.train)})
         except PfedhrError as error:
             problem = str(error)
     return Presence(participant.id, participant.network.factory, parameters, *counts, problem)

@@ -36,7 +36,7 @@ class GridMailbox:
 
     def send(self, letters: Sequence[Letter]) -> list[str | None]:
         """Push each letter as a message of its own, and return their numbers."""
-        messages = [Message(_content(letter.head, letter.body), letter.node, _TYPES[letter.kind]) for letter in letters]
+        messages = [Message(contents(letter.head, letter.body), letter.node, _TYPES[letter.kind]) for letter in letters]
         numbers: list[str | None] = list(self._grid.push_messages(messages)) if messages else []
         if len(numbers) != len(letters):  # Flower gives none back where the whole push was too large
             return [None] * len(letters)
@@ -54,7 +54,7 @@ class GridMailbox:
                 found.append(Delivery(letter, node, failure=reason))
                 continue
             try:
-                head, body = _parcels(message.content)
+                head, body = parcels(message.content)
                 found.append(Delivery(letter, message.metadata.src_node_id, head, body))
             except (KeyError, TypeError, ValueError) as error:
                 found.append(Delivery(letter, node, failure=f"content that is not ours: {type(error).__name__}: {error}"))
@@ -79,15 +79,15 @@ def client_app(load: Callable[[Config, Config], Participant]) -> ClientApp:
 
     @app.query()
     def roll_call(message: Message, context: Context) -> Message:  # pyright: ignore[reportUnusedFunction]
-        head, _ = _parcels(message.content)
+        head, _ = parcels(message.content)
         presence = present(load(context.run_config, context.node_config), unpack(RollCall, head))
-        return Message(_content(pack(presence), None), reply_to=message)
+        return Message(contents(pack(presence), None), reply_to=message)
 
     @app.train()
     def errand(message: Message, context: Context) -> Message:  # pyright: ignore[reportUnusedFunction]
-        head, body = _parcels(message.content)
+        head, body = parcels(message.content)
         answer, reply = perform(load(context.run_config, context.node_config), unpack(Errand, head), body)
-        return Message(_content(pack(answer), reply), reply_to=message)
+        return Message(contents(pack(answer), reply), reply_to=message)
 
     return app
 
@@ -100,7 +100,8 @@ def _speak() -> None:
         log.addHandler(logging.StreamHandler(sys.stdout))
 
 
-def _content(head: bytes, body: bytes | None) -> RecordDict:
+def contents(head: bytes, body: bytes | None) -> RecordDict:
+    """Return what a message holds: two parcels."""
     arrays = {"head": _array(head)} | ({} if body is None else {"body": _array(body)})
     return RecordDict({"parcels": ArrayRecord(arrays)})
 
@@ -109,7 +110,8 @@ def _array(data: bytes) -> Array:
     return Array(dtype="uint8", shape=(len(data),), stype="parcel", data=data)
 
 
-def _parcels(content: RecordDict) -> tuple[bytes, bytes | None]:
+def parcels(content: RecordDict) -> tuple[bytes, bytes | None]:
+    """Return the two parcels that a message holds. Raises KeyError or TypeError if it holds something else."""
     record = content["parcels"]
     if not isinstance(record, ArrayRecord):
         raise TypeError(f"a {type(record).__name__} where parcels were expected")

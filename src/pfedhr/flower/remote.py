@@ -113,14 +113,15 @@ class Roster:
         """Wait until `count` clients are there, and return their names, sorted. Raises FederationError if they do not come."""
         deadline, pause = time.monotonic() + seconds, PAUSES[0]
         while len(there := self.call()) < count:
-            for delivery in self._mailbox.collect(list(self.asked)):
+            news = self._mailbox.collect(list(self.asked))
+            for delivery in news:
                 self.take(delivery)
-            if time.monotonic() > deadline:
+            if not news and time.monotonic() > deadline:
                 raise FederationError(
                     f"{len(there)} of {count} clients have come in {seconds:g} seconds: start the others, or raise "
                     f"engine.round_timeout"
                 )
-            pause = _wait(pause)
+            pause = PAUSES[0] if news else _wait(pause)
         return sorted(there)
 
 
@@ -189,7 +190,7 @@ class Remote:
         """
         deadline, pause = time.monotonic() + self._experiment.engine.round_timeout, PAUSES[0]
         unsent, sent, reports = dict(orders), dict[str, tuple[str, int]](), dict[str, Report]()
-        while time.monotonic() < deadline:
+        while True:
             sent |= self._send(unsent)
             news = self._mailbox.collect([*sent, *self._roster.asked])
             for delivery in news:
@@ -199,6 +200,8 @@ class Remote:
                         reports[client] = report
             enough = sum(report.reply is not None for report in reports.values()) >= fewest
             if not sent and not self._roster.asked and (not unsent or (enough and not news)):
+                break
+            if not news and time.monotonic() > deadline:
                 break
             pause = PAUSES[0] if news else _wait(pause)
         for client in [*unsent, *(client for client, _ in sent.values())]:

@@ -20,7 +20,7 @@ from pfedhr.flower.remote import FederationError, Mailbox, Remote, Roster
 from pfedhr.flower.simulation import run_name
 from pfedhr.in_process import alone
 from pfedhr.inference import one_thread
-from pfedhr.launch import Engine, run_on, stored_experiment
+from pfedhr.launch import Engine, run_on, spent, stored_experiment
 from pfedhr.run import ClientOutcome, RunDirectory
 
 LOG = logging.getLogger("pfedhr")
@@ -64,7 +64,8 @@ def serve(mailbox: Mailbox, experiment: Experiment, data: ServerData, path: Path
         return Remote(experiment, run_name(path, directory), mailbox, roster, sorted(presences), directory, view)
 
     def outcomes(algorithm: Algorithm, engine: Engine, directory: RunDirectory, progress: Progress) -> Iterator[ClientOutcome]:
-        return _outcomes(presences, progress)
+        counts = {client: presence.train for client, presence in presences.items()}
+        return _outcomes(presences, progress, spent(experiment.privacy.privacy, experiment.plan.training, counts, directory))
 
     with one_thread():
         return run_on(experiment, path, _Told(), engine, outcomes)
@@ -83,7 +84,7 @@ def _gather(roster: Roster, experiment: Experiment, file: Path) -> dict[str, Pre
     return presences
 
 
-def _outcomes(presences: Mapping[str, Presence], progress: Progress) -> Iterator[ClientOutcome]:
+def _outcomes(presences: Mapping[str, Presence], progress: Progress, epsilons: Mapping[str, float]) -> Iterator[ClientOutcome]:
     """Yield how each client ended that was ever evaluated; which classes it holds, the server is not told."""
     for client, presence in presences.items():
         scores = progress.scores.get(client)
@@ -100,6 +101,7 @@ def _outcomes(presences: Mapping[str, Presence], progress: Progress) -> Iterator
             accuracy=scores.own.accuracy,
             teacher_accuracy=scores.teacher.accuracy if scores.teacher else None,
             alone_accuracy=None,
+            epsilon=epsilons.get(client),
         )
 
 

@@ -37,12 +37,7 @@ def fit(model: nn.Module, count: int, loss: Loss, training: Training, rng: torch
     Leaves the model in train mode. Raises TrainingError, naming the epoch, as soon as an epoch's loss is not finite.
     """
     device = next(model.parameters()).device
-    optimiser = torch.optim.Adam(
-        [value for value in model.parameters() if value.requires_grad],
-        lr=training.learning_rate,
-        weight_decay=training.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
+    optimiser = adam(model, training)
     model.train()
     mean = math.nan
     for epoch in range(1, training.epochs + 1):
@@ -54,17 +49,34 @@ def fit(model: nn.Module, count: int, loss: Loss, training: Training, rng: torch
             optimiser.step()
             total += value.detach() * len(batch)
         mean = total.item() / count
-        if not math.isfinite(mean):
-            raise TrainingError(
-                f"the loss is {mean} in epoch {epoch} of {training.epochs}, at learning rate {training.learning_rate}: "
-                f"try a smaller learning rate, or look for values that are not finite in the data"
-            )
+        check_loss(mean, epoch, training)
+    check_weights(model, training)
+    return mean
+
+
+def adam(model: nn.Module, training: Training) -> torch.optim.Adam:
+    """Return a new optimiser of the weights of `model` that learn."""
+    weights = [value for value in model.parameters() if value.requires_grad]
+    fused = weights[0].device.type in ("cpu", "cuda")
+    return torch.optim.Adam(weights, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+
+
+def check_loss(mean: float, epoch: int, training: Training) -> None:
+    """Raise TrainingError, naming the epoch, unless its mean loss is finite."""
+    if not math.isfinite(mean):
+        raise TrainingError(
+            f"the loss is {mean} in epoch {epoch} of {training.epochs}, at learning rate {training.learning_rate}: "
+            f"try a smaller learning rate, or look for values that are not finite in the data"
+        )
+
+
+def check_weights(model: nn.Module, training: Training) -> None:
+    """Raise TrainingError unless all weights are finite after training."""
     if not all(bool(torch.isfinite(value).all()) for value in model.parameters()):
         raise TrainingError(
             f"weights are no longer finite after {training.epochs} epochs, at learning rate {training.learning_rate}: try a "
             f"smaller learning rate"
         )
-    return mean
 
 
 def batches(count: int, size: int, rng: torch.Generator, device: torch.device) -> Iterator[Tensor]:

@@ -90,11 +90,19 @@ class CellsDisplay:
 
 def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
     """Return the table of a run: a row a client; below, the mean and the worst client of every column."""
+    private = any(one.epsilon is not None for one in outcomes)
     compared = all(one.alone_accuracy is not None for one in outcomes)
     table = Table(title=f"{method}: test accuracy after the last round", **LAYOUT)
     for heading in ("client", "model", "classes"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("train", "test", method, *(("alone", "gain") if compared else ()), "teacher"):
+    for heading in (
+        "train",
+        "test",
+        method,
+        *(("alone", "gain") if compared else ()),
+        "teacher",
+        *(("epsilon",) if private else ()),
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
 
     def accuracies(own: float, alone: float | None, teacher: float | None) -> list[str]:
@@ -104,7 +112,8 @@ def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
     for one in outcomes:
         classes = " ".join(map(str, one.classes)) if len(one.classes) <= 4 else f"{len(one.classes)} of them"
         cells = [one.client, one.model, classes, str(one.train), str(one.test)]
-        table.add_row(*cells, *accuracies(one.accuracy, one.alone_accuracy, one.teacher_accuracy))
+        spent = [] if one.epsilon is None else [f"{one.epsilon:.2f}"]
+        table.add_row(*cells, *accuracies(one.accuracy, one.alone_accuracy, one.teacher_accuracy), *spent)
     table.add_section()
     own = [one.accuracy for one in outcomes]
     alone = [one.alone_accuracy for one in outcomes if one.alone_accuracy is not None]

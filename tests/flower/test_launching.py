@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import ast
+import importlib.util
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pfedhr.cli import main
+from pfedhr.experiment_file import dump, load_experiment, parse
+
+
+def test_a_new_app_is_complete_and_is_not_written_over_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    app = tmp_path / "app"
+    main(["flower", "new", str(app)])
+    assert {path.name for path in app.iterdir()} == {"LICENSE", "pyproject.toml", "federation.py", "experiment.toml"}
+    assert capsys.readouterr().out.count(str(app)) == 4
+    project = tomllib.loads((app / "pyproject.toml").read_text())
+    assert project["tool"]["flwr"]["app"]["components"] == {"serverapp": "federation:server", "clientapp": "federation:client"}
+    names = {
+        target.id
+        for node in ast.parse((app / "federation.py").read_text()).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert {"server", "client"} <= names
+    assert load_experiment(str(app / "experiment.toml")).engine.min_clients == 2
+    (app / "federation.py").write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["flower", "new", str(app)])
+    assert "is not empty" in capsys.readouterr().err
+    assert (app / "federation.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["flower"], "pfedhr flower takes: new DIR"),
+        (["flower", "old", "x"], "pfedhr flower takes: new DIR"),
+        (["run", "demo", "--engine", "ray"], "--engine ray: choose in-process or flower"),
+        (["run", "demo", "--engine", "flower", "--plan.rounds", "0"], "plan.rounds = 0"),
+        (["run", "demo", "--engine.min-clients", "5"], "engine.min_clients = 5: a round has plan.active = 4"),
+        (["run", "demo", "--engine.round-timeout", "0"], "engine.round_timeout = 0.0"),
+        (["run", "demo", "--engine.retries", "-1"], "engine.retries = -1"),
+        (["run", "--resume", "x", "--engine", "flower", "--workers", "2"], "--workers is for runs in-process"),
+    ],
+)
+def test_errors_name_what_to_change(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_without_flower_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "flwr" else found(name, *rest))
+    with pytest.raises(SystemExit):
+        main(["run", "demo", "--engine", "flower"])
+    assert "pip install 'pfedhr[flower]'" in capsys.readouterr().err
+
+
+def test_a_section_that_says_nothing_is_left_out_of_the_file() -> None:
+    experiment = load_experiment("demo")
+    assert "[engine]" not in dump(experiment)
+    told = parse(dump(experiment) + "[engine]\nretries = 1\n", "the test")
+    assert told.engine.retries == 1
+    assert "[engine]\nmin_clients = 1\n" in dump(told)
+    assert parse(dump(told), "the test") == told

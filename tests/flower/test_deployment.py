@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from deployment.folders import make_certificates, make_node_key
@@ -43,6 +44,7 @@ def test_a_killed_node_is_left_out_and_taken_back(deployed: Deployment) -> None:
     assert ["ada", "ben"] in took_part
     assert all({"ada", "ben"} <= set(names) for names in took_part)
     assert all(one["active"] == ["ada", "ben", "eve"] for one in read_rounds(results))
+    assert "going on from round" not in eve.log.read_text()  # as it says if its state is not where it should be
     kill(running(deployed.server.family, "flwr-serverapp"))
     run.kill()
 
@@ -60,7 +62,10 @@ def test_five_rounds_have_the_numbers_of_a_run_without_network(deployed: Deploym
         assert (node.home / "states" / run / "5.parcel").exists()
     for home in (deployed.server.home, deployed.operator.home, results):
         assert not list(home.rglob("model.py"))
-        assert not list(home.rglob("*.safetensors")) or home == deployed.server.home
+        held = [file.name for file in home.rglob("*.safetensors")]
+        assert held == (["public.safetensors"] if home == deployed.server.home else [])
+    for number in running(deployed.server.family, "flower-superlink"):
+        assert b"/clients/" not in Path(f"/proc/{number}/environ").read_bytes()
 
 
 def test_a_run_outlives_its_server_app_and_its_superlink(deployed: Deployment) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,10 @@ def present(participant: Participant, call: RollCall) -> Presence:
             setup = Setup(networks, participant.public, experiment.plan.training, active=1)
             if experiment.algorithm.public_use(labelled=True).endswith("at clients"):
                 public_data(experiment.algorithm, setup)
-            experiment.algorithm.check(setup)
+            # Of the others it knows nothing, so it takes them to be like itself.
+            active = experiment.plan.active
+            alike = {f"{participant.id}/{number}": participant.network for number in range(active)}
+            experiment.algorithm.check(replace(setup, networks=alike, active=active))
             if privacy := experiment.privacy.privacy:
                 private_training(experiment.algorithm, setup, privacy, {participant.id: len(participant.train)})
         except PfedhrError as error:

@@ -21,6 +21,10 @@ Metrics = dict[str, Any]
 PublicUse = Literal["none", "inputs at the server", "labels at the server", "inputs at clients", "labels at clients"]
 """What a method takes of the public data, and who has to hold it."""
 
+QUIET = "quiet"
+"""In a field's metadata: an experiment's file tells the field only where it is not at its default, so that files stay what they
+were before there was such a field."""
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 

@@ -8,15 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from pfedhr.algorithm import Algorithm
+from pfedhr.algorithm import QUIET, Algorithm
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import DataOptions, PublicOptions
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Schedule
 from pfedhr.learning import Privacy, Training
-
-QUIET = "quiet"
-"""In a field's metadata: a file that leaves the section at its defaults need not hold it, and says what it always said."""
 
 
 class ExperimentError(PfedhrError):

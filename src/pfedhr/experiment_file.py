@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pfedhr.algorithm import Algorithm
+from pfedhr.algorithm import QUIET, Algorithm
 from pfedhr.algorithms import ALGORITHMS
-from pfedhr.experiment import QUIET, Experiment, ExperimentError
+from pfedhr.experiment import Experiment, ExperimentError
 
 
 def presets() -> dict[str, str]:
@@ -161,7 +161,7 @@ def _from_value(kind: Any, value: Any, path: str, place: str) -> Any:
 
 
 def dump(experiment: Experiment) -> str:
-    """Return the experiment as TOML, every field of it but quiet sections at their defaults: `parse` gives it back."""
+    """Return the experiment as TOML, every field of it but quiet ones at their defaults: `parse` gives it back."""
     fields = dataclasses.fields(experiment)
     plain = {item.name: value for item in fields if not _is_quiet(item, value := getattr(experiment, item.name))}
     lines = [f"{key} = {_toml(value)}" for key, value in plain.items() if not dataclasses.is_dataclass(value)]
@@ -169,12 +169,16 @@ def dump(experiment: Experiment) -> str:
         if dataclasses.is_dataclass(value):
             lines += ["", f"[{section}]"]
             lines += [f"name = {_toml(value.name)}"] if isinstance(value, Algorithm) else []
-            lines += [f"{item.name} = {_toml(getattr(value, item.name))}" for item in dataclasses.fields(value)]
+            told = {
+                item.name: held for item in dataclasses.fields(value) if not _is_quiet(item, held := getattr(value, item.name))
+            }
+            lines += [f"{name} = {_toml(held)}" for name, held in told.items()]
     return "\n".join(lines) + "\n"
 
 
 def _is_quiet(item: dataclasses.Field[Any], value: Any) -> bool:
-    return QUIET in item.metadata and value == type(value)()
+    default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+    return QUIET in item.metadata and value == default
 
 
 def _toml(value: Any) -> str:

@@ -9,17 +9,29 @@ Departures from the paper, which leaves them open: groups by k-medoids; a stitch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+from torch import Tensor
 
-from pfedhr.algorithm import Metrics, ServerView
+from pfedhr.algorithm import QUIET, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.teacher import Tuned, TuningJob, assign, tune
-from pfedhr.algorithms.teaching import Teachers, Teaching
-from pfedhr.algorithms.uploads import Upload, average_structures, deposit_sources, learn_structures, sources_of
-from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, group, propose
+from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, assign, described, teacher_network, tune, weights_in
+from pfedhr.algorithms.teaching import Lesson, Taught, Teachers, Teaching
+from pfedhr.algorithms.uploads import (
+    Upload,
+    average_structures,
+    deposit_sources,
+    describe_network,
+    learn_structures,
+    sources_of,
+)
+from pfedhr.inference import predict
+from pfedhr.learning import soft_targets
+from pfedhr.parcel import Tensors
+from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, cut, group, propose
 from pfedhr.seeding import generator
 
 
@@ -33,9 +45,40 @@ class PFedHR(Teaching):
     """Whether a group may give several blocks to one candidate."""
     average_structures: bool = False
     """Whether uploads of one structure are averaged before grouping, for large cohorts."""
+    teachers: Literal["reassembled", "own"] = field(default="reassembled", metadata={QUIET: True})
+    """What a client learns from: the reassembled candidate that suits it, or its own network as the server has tuned it."""
+    tuning_targets: Literal["labels", "cohort", "both"] = field(default="labels", metadata={QUIET: True})
+    """What candidates learn: the labels (NT-Xent without any), the mean prediction of all uploads, or both."""
+    start: Literal["own", "teacher"] = field(default="own", metadata={QUIET: True})
+    """What private training starts from: the client's own weights, or its network as the server has tuned it, if that came."""
 
     name = "pfedhr"
     uncovered = None
+
+    def check(self, setup: Setup) -> None:
+        """Raise what Teaching does, and SettingError for a start that no teacher can give."""
+        super().check(setup)
+        if self.start == "teacher" and self.teachers != "own":
+            raise SettingError(
+                'algorithm.start = "teacher": training can start from one\'s own network only, and a reassembled teacher is '
+                'another; set algorithm.teachers = "own"'
+            )
+
+    @property
+    def _knows_aim(self) -> bool:
+        return self.tuning_targets != "labels"
+
+    def public_use(self, labelled: bool) -> PublicUse:
+        """Return what Teaching does, but inputs where candidates learn from the cohort alone."""
+        return super().public_use(labelled and self.tuning_targets != "cohort")
+
+    def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:
+        """Return the client's own network as the server has tuned it, if it shall start from there and it came."""
+        if self.start == "own" or message.teacher is None:
+            return state.weights
+        description = describe_network(view.network, view.train.ready(view.device).inputs.dtype)
+        tuned = weights_in(message.teacher, view.id, cut(description.blueprint, self.most_blocks))
+        return state.weights if tuned is None else {own: tuned[name] for name, own in description.names.items()}
 
     def _fewest_blocks(self, lengths: Sequence[int]) -> int:
         """Return those of the shortest network where structures are averaged, for all may be of one."""
@@ -51,22 +94,44 @@ class PFedHR(Teaching):
             uploads = sources_of({client: replies[client] for client in sorted(replies)}, known, self.most_blocks)
             sources = average_structures(uploads) if self.average_structures else uploads
             bank = deposit_sources(sources, view.device)
-            similarity = self._similarity(bank, view)
-        groups, recipes = self._search(similarity, bank, generator(view.seed, view.round, "candidates"), watch)
+        groups, recipes = ((), ()) if self.teachers == "own" else self._propose(bank, view, watch)
         with watch("assemble_seconds"):
             drafts = {recipe: self._draft(recipe, bank, sources, view) for recipe in recipes}
             # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
             own = bank if sources is uploads else deposit_sources(uploads, view.device)
-            chains = {client: Recipe(own.chain(client)) for client in uploads if drafts}
+            chains = {client: Recipe(own.chain(client)) for client in uploads if drafts or self.teachers == "own"}
             clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
+        targets = None if self.tuning_targets == "labels" or not clones else self._mean_prediction(clones.values(), view, watch)
         with watch("tune_seconds"):
-            jobs = [TuningJob(one, self._tuning, self.contrastive_temperature) for one in (drafts | clones).values()]
+            aims = (self.contrastive_temperature, False, targets, self.tuning_targets != "cohort")
+            jobs = [TuningJob(one, self._tuning, *aims) for one in (drafts | clones).values()]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match_seconds"):
-            teachers, described = assign(chains, dict.fromkeys(chains, recipes), tuned) if drafts else ({}, {})
+            teachers, said = self._choose(chains, recipes, tuned)
         names = [[str(ref) for ref in members] for members in groups]
-        metrics = {"candidates": len(recipes), "groups": names, **described, **watch.seconds}
+        metrics = {"candidates": len(recipes), "groups": names, **said, **watch.seconds}
         return server.after(replies.keys(), teachers, known), metrics
+
+    def _mean_prediction(self, networks: Iterable[Teacher], view: ServerView, watch: Stopwatch) -> Tensor:
+        """Return the mean softmax (n, classes) of the networks on the public data, as `soft_targets`."""
+        inputs = view.public.ready(view.device).inputs
+        with watch("ensemble_seconds"):
+            outputs = [predict(teacher_network(one).to(view.device), inputs) for one in networks]
+            return torch.stack([soft_targets(logits).exp() for logits in outputs]).mean(0).log().cpu()
+
+    def _choose(
+        self, chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]
+    ) -> tuple[dict[str, Teacher], Metrics]:
+        """Return the teacher of each client, and what the round's record says of them."""
+        if self.teachers == "own":
+            teachers = {client: tuned[chain].teacher for client, chain in chains.items()}
+            return teachers, described(chains, teachers, tuned)
+        return assign(chains, dict.fromkeys(chains, recipes), tuned) if recipes else ({}, {})
+
+    def _propose(self, bank: BlockBank, view: ServerView, watch: Stopwatch) -> tuple[Groups, Sequence[Recipe]]:
+        with watch("profile_seconds"):
+            similarity = self._similarity(bank, view)
+        return self._search(similarity, bank, generator(view.seed, view.round, "candidates"), watch)
 
     def _search(
         self, similarity: Similarity, bank: BlockBank, rng: torch.Generator, watch: Stopwatch

@@ -13,14 +13,16 @@ from torch.nn import functional
 
 from pfedhr.algorithm import Metrics, ServerView
 from pfedhr.algorithms.private import weights_of
-from pfedhr.algorithms.public_training import train_publicly
+from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.uploads import Source
-from pfedhr.data import Examples
+from pfedhr.data import Examples, Public
 from pfedhr.inference import predict
 from pfedhr.learning import Augmentation, Loss, Training, nt_xent
 from pfedhr.parcel import ParcelError, Tensors
 from pfedhr.reassembly import (
     BlockBank,
+    BlockPlan,
+    BlockRef,
     Blueprint,
     Description,
     Joint,
@@ -95,17 +97,34 @@ def full_stitches(teacher: Teacher) -> int:
     return len({part for part in (name.split(".")[0] for name in teacher.weights) if part.endswith("_full")})
 
 
+def weights_in(teacher: Teacher, client: str, plans: Sequence[BlockPlan]) -> Tensors | None:
+    """Return the weights of the client's own network, by its blueprint's names, if the teacher is that network, tuned.
+
+    `plans` are its blocks.
+    """
+    if teacher.recipe.blocks != tuple(BlockRef(client, index) for index in range(1, len(plans) + 1)):
+        return None
+    return {
+        theirs: teacher.weights[f"block{place}.{own}"]
+        for place, plan in enumerate(plans, start=1)
+        for own, theirs in plan.description.names.items()
+    }
+
+
 @dataclass(frozen=True)
 class TuningJob:
     """A network to tune on the public data, how, and the temperature of the contrastive loss where labels are withheld.
 
-    `frozen`: its blocks stay as they are, and only stitches and head learn.
+    `frozen`: its blocks stay as they are, and only stitches and head learn. `targets`: `soft_targets` (n, classes) on the
+    public data that it learns besides the labels, if `labels`, or instead of any other aim.
     """
 
     teacher: Teacher
     training: Training
     temperature: float
     frozen: bool = False
+    targets: Tensor | None = None
+    labels: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,7 +159,7 @@ class FrozenBlocks(nn.Sequential):
 
 
 def tune(job: TuningJob, view: ServerView) -> Tuned:
-    """Train the network on the public data: by cross entropy, or by NT-Xent of two views without labels.
+    """Train the network on the public data: by cross entropy, by NT-Xent of two views without labels, or to what the job says.
 
     One without anything to learn stays as it is. Raises TrainingError naming recipe and round.
     """
@@ -148,16 +167,23 @@ def tune(job: TuningJob, view: ServerView) -> Tuned:
     network = teacher_network(job.teacher).to(view.device)
     model = FrozenBlocks(network) if job.frozen else network
     path = (str(job.teacher.recipe), "tuning")
-    loss = (
-        _labelled(public)
-        if isinstance(public, Examples)
-        else _contrastive(public.inputs, view.mirror, job.temperature, generator(view.seed, view.round, *path, "views"))
-    )
+    loss = _loss(job, public, view, generator(view.seed, view.round, *path, "views"))
     if any(value.requires_grad for value in model.parameters()):
         train_publicly(model, loss, job.training, view, f"tuning {job.teacher.recipe}", *path)
     logits = predict(model, public.inputs).cpu()
     tuned = weights_of(model)  # and the names of tied weights, which a blueprint gives once
     return Tuned(replace(job.teacher, weights={name: tuned[name] for name in job.teacher.weights}), logits)
+
+
+def _loss(job: TuningJob, public: Public, view: ServerView, rng: torch.Generator) -> Loss:
+    if job.targets is None:
+        labelled = isinstance(public, Examples)
+        return _labelled(public) if labelled else _contrastive(public.inputs, view.mirror, job.temperature, rng)
+    taught = towards(job.targets.to(view.device), public.inputs)
+    if not job.labels or not isinstance(public, Examples):
+        return taught
+    known = _labelled(public)
+    return lambda model, batch: known(model, batch) + taught(model, batch)
 
 
 def _labelled(public: Examples) -> Loss:
@@ -192,13 +218,18 @@ def assign(
     logits = {client: tuned[chain].logits for client, chain in chains.items()}
     matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], barred)
     teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
+    similarity = [[round(float(value), 6) for value in row] for row in matching.similarity]
+    return teachers, {**described(chains, teachers, tuned), "similarity": similarity}
+
+
+def described(chains: Mapping[str, Recipe], teachers: Mapping[str, Teacher], tuned: Mapping[Recipe, Tuned]) -> Metrics:
+    """Return what the round's record says of each client's teacher, beside its own network's size."""
     sizes = {client: size(teacher) for client, teacher in teachers.items()}
     uploads = {client: size(tuned[chain].teacher) for client, chain in chains.items()}
-    return teachers, {
+    return {
         "teachers": {client: str(teacher.recipe) for client, teacher in teachers.items()},
         "teacher_sizes": sizes,
         "size_ratios": {client: round((held - uploads[client]) / uploads[client], 6) for client, held in sizes.items()},
         "stitch_sizes": {client: size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
         "full_stitches": {client: full_stitches(teacher) for client, teacher in teachers.items()},
-        "similarity": [[round(float(value), 6) for value in row] for row in matching.similarity],
     }

@@ -106,13 +106,18 @@ class Teaching(Algorithm):
         at_least(self, distil_weight=0, teacher_max_age=0, most_blocks=0, stitch_layers=1)
         above_zero(self, "temperature", "contrastive_temperature", "tuning_learning_rate")
         if self.tuning_epochs:
-            if not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
+            if not self._knows_aim and not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
                 raise SettingError(
                     f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of "
                     f"shape {tuple(setup.public.inputs.shape[1:])}; give labelled public data"
                 )
             public_batches(setup, "algorithm.tuning_batch_size", self.tuning_batch_size)
         self._check_blocks(setup, setup.examples)
+
+    @property
+    def _knows_aim(self) -> bool:
+        """Whether candidates are tuned towards something even where there are no labels."""
+        return False
 
     def _check_blocks(self, setup: Setup, example: Tensor) -> None:
         """Raise SettingError if the cohort of a round may have fewer blocks than there are groups."""
@@ -150,9 +155,13 @@ class Teaching(Algorithm):
     def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
         """Train on the private data beside the teacher: eq. (6)."""
         teacher = message.teacher or state.teacher
-        weights, metrics = train_privately(view, state.weights, self._term(teacher, view))
+        weights, metrics = train_privately(view, self._begin(state, message, view), self._term(teacher, view))
         sent = upload(view.network, weights, view.train.ready(view.device).inputs, message.known)
         return Taught(weights, teacher), sent, metrics
+
+    def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:
+        """Return the weights that private training starts from: those it ended with."""
+        return state.weights
 
     def personal_model(self, state: Taught, view: ClientView) -> nn.Module:
         """Return the client's network."""

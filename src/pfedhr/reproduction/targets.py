@@ -110,6 +110,23 @@ def _varying(field: str, values: Sequence[Any], labels: Sequence[bool]) -> Calla
     return settings
 
 
+def _ablation(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    """Yield the paper's form beside others: in what teachers are, in what they learn, and in where training starts."""
+    paper = _pfedhr(base)
+    own = replace(paper, teachers="own")
+    for partition in PARTITIONS:
+        for labelled in PUBLIC:
+            aim = "both" if labelled else "cohort"
+            setting = _setting(base, partition, labelled, "", ("local-public", paper) if labelled else (paper,))
+            forms = {
+                "reassembled-ensemble": replace(paper, tuning_targets=aim),
+                "own": own,
+                "own-ensemble": replace(own, tuning_targets=aim),
+                "own-ensemble-start": replace(own, tuning_targets=aim, start="teacher"),
+            }
+            yield replace(setting, methods={**setting.methods, **forms})
+
+
 def _figure7(scale: Scale, base: Experiment) -> Iterator[Setting]:
     # The paper's teacher has five blocks of four groups, so groups must be allowed to give several.
     yield _setting(base, "classes", True, "", (replace(_pfedhr(base), repeat_groups=True),))
@@ -129,6 +146,9 @@ def _pfedhr(base: Experiment) -> PFedHR:
 
 
 _AVERAGED = "uploads of one structure are averaged before grouping, as in the paper"
+_ABLATION = (
+    "own: one's own network, tuned; ensemble: tuned on the uploads' mean prediction, too; start: training starts from it"
+)
 _TARGETS = (
     Target("table2", "Heterogeneous networks, 12 clients", "", PAPER_SETS, _table2),
     Target("table3", "Heterogeneous networks, 100 clients", "", ("svhn",), _table3, _AVERAGED),
@@ -139,5 +159,7 @@ _TARGETS = (
     Target("figure5", "How deep stitches are", "layers a stitch", ("svhn",), _varying("stitch_layers", (1, 2, 3), (True,))),
     Target("figure6", "How long teachers are tuned", "epochs", ("svhn",), _varying("tuning_epochs", (3, 4, 5), (True,))),
     Target("figure7", "The teacher of one client at two rounds", "", ("svhn",), _figure7, "a group may give several blocks"),
+    Target("ablation", "What each piece of pFedHR brings", "", PAPER_SETS, _ablation, _ABLATION),
 )
+
 TARGETS = {target.name: target for target in _TARGETS}

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pfedhr.algorithm import QUIET
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import DataError
 from pfedhr.experiment import Experiment, ExperimentError
 from pfedhr.experiment_file import dump, load_experiment, parse, presets
@@ -25,9 +27,17 @@ def test_every_field_is_written(name: str) -> None:
     table = tomllib.loads(dump(experiment))
     assert parse(dump(experiment), "dumped") == experiment
     for section in ("data", "public", "clients", "plan", "algorithm"):
-        fields = {field.name for field in dataclasses.fields(getattr(experiment, section))}
+        fields = {field.name for field in dataclasses.fields(getattr(experiment, section)) if QUIET not in field.metadata}
         assert set(table[section]) - {"name"} == fields - {"name"}
     assert table["algorithm"]["name"] == name
+
+
+def test_a_quiet_field_is_written_where_it_says_something() -> None:
+    experiment = Experiment(algorithm=PFedHR(teachers="own"))
+    table = tomllib.loads(dump(experiment))
+    assert table["algorithm"]["teachers"] == "own"
+    assert "start" not in table["algorithm"]
+    assert parse(dump(experiment), "dumped") == experiment
 
 
 def test_the_file_of_the_readme_and_the_default_agree() -> None:

@@ -61,12 +61,13 @@ def train(
     The batches of a round are the same for every method. Where the view asks for privacy, it is by DP-SGD.
     """
     count, training = len(view.train), training or view.training
-    rng = generator(view.seed, view.round, view.id, "batches")
+    secret = view.seed if view.privacy is None or view.privacy.secret is None else view.privacy.secret
+    rng = generator(secret, view.round, view.id, "batches")
     with seeded(view.seed, view.round, view.id, "dropout"):
         if view.privacy is None:
             whole: Loss = loss if penalty is None else lambda model, batch: loss(model, batch) + penalty()
             return fit(model, count, whole, training, rng)
-        noise = generator(view.seed, view.round, view.id, "privacy noise", device=view.device)
+        noise = generator(secret, view.round, view.id, "privacy noise", device=view.device)
         return fit_privately(model, count, loss, training, view.privacy, rng, noise, penalty)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ class ErrandError(PfedhrError):
 class Participant:
     """A client as it is on its own machine: its network and data, and the folder that its states are kept in.
 
-    `public` may be empty where the method needs none at clients.
+    `public` may be empty where the method needs none at clients. `secret`: what the noise of differential privacy is drawn
+    from; None for a number that is drawn at random once and kept in the folder, for the server, which knows the run's seed,
+    could take the noise off again.
     """
 
     id: str
@@ -47,20 +50,34 @@ class Participant:
     test: Examples
     public: Public
     folder: Path
+    secret: int | None = None
 
     def view(self, experiment: Experiment, round: int) -> ClientView:
         """Return what the client may see in `round`."""
+        privacy = experiment.privacy.privacy
+        if privacy:
+            privacy = replace(privacy, secret=_kept_secret(self.folder) if self.secret is None else self.secret)
         return ClientView(
             self.id,
             self.network,
             self.train,
             self.public,
             experiment.plan.training,
-            experiment.privacy.privacy,
+            privacy,
             round,
             experiment.seed,
             experiment.torch_device,
         )
+
+
+def _kept_secret(folder: Path) -> int:
+    """Return the number in the folder that nobody else knows; the first time it is drawn."""
+    file = folder / "secret"
+    if not (file.exists() and file.read_text()):  # empty if a process ended between the two steps below
+        folder.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_text(str(secrets.randbits(62)))
+    return int(file.read_text())
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,8 @@ def simulated_client(run: Mapping[str, object], node: Mapping[str, object]) -> P
     cohort = _cohort(path)
     client = list(cohort.federation.clients)[int(str(node["partition-id"]))]
     data = cohort.federation.clients[client]
-    return Participant(
-        client, cohort.networks[client], data.train, data.test, cohort.federation.public, path / "clients" / client
-    )
+    folder, public = path / "clients" / client, cohort.federation.public
+    return Participant(client, cohort.networks[client], data.train, data.test, public, folder, secret=cohort.seed)
 
 
 @functools.lru_cache(maxsize=1)

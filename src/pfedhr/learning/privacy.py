@@ -39,11 +39,15 @@ class PrivacyError(PfedhrError):
 
 @dataclass(frozen=True)
 class Privacy:
-    """How much noise, in units of `clip`; the norm that gradients are clipped to; and the delta that epsilon is told for."""
+    """How much noise, in units of `clip`; the norm that gradients are clipped to; and the delta that epsilon is told for.
+
+    `secret`: what noise and batches are drawn from in place of the run's seed, which others know.
+    """
 
     noise: float
     clip: float
     delta: float
+    secret: int | None = None
 
 
 def fit_privately(

@@ -6,6 +6,7 @@ Needs the extra `flower`, and a folder with MNIST in PFEDHR_DATA for a thousand 
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import load_experiment
 from pfedhr.flower.launching import simulate
-from pfedhr.flower.processes import STARTED_BY
+from pfedhr.flower.processes import processes_with
 from pfedhr.launch import start
 from pfedhr.run import read_rounds
 
@@ -65,12 +66,13 @@ def _thousand(experiment: Experiment, data: str) -> Experiment:
 
 def _peak(experiment: Experiment, path: Path) -> float:
     """Run on Flower, and return the most memory that its processes had together: shared pages count in each."""
-    most, done = 0.0, threading.Event()
+    most, done, mark = 0.0, threading.Event(), secrets.token_hex(8)
+    os.environ["PFEDHR_BENCHMARK"] = mark  # which all processes of the run inherit
 
     def watch() -> None:
         nonlocal most
         while not done.wait(0.5):
-            most = max(most, sum(map(_resident, _family())) / MEBIBYTE)
+            most = max(most, sum(map(_resident, processes_with(f"PFEDHR_BENCHMARK={mark}"))) / MEBIBYTE)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -82,17 +84,8 @@ def _peak(experiment: Experiment, path: Path) -> float:
     return most
 
 
-def _family() -> Iterator[Path]:
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{STARTED_BY}=".encode() in (entry / "environ").read_bytes():
-                yield entry
-        except OSError:
-            continue
-
-
-def _resident(entry: Path) -> int:
+def _resident(number: int) -> int:
     try:
-        return int((entry / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{number}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0

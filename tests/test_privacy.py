@@ -21,7 +21,7 @@ from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.needs import private_training
-from pfedhr.data import ClientData, Dataset, Examples
+from pfedhr.data import ClientData
 from pfedhr.experiment import Experiment, ExperimentError, PrivacyOptions
 from pfedhr.experiment_file import dump, override, parse
 from pfedhr.federate import RoundResult, Schedule, federate
@@ -246,15 +246,10 @@ def test_an_experiment_without_privacy_is_written_as_before_there_was_any() -> N
         override(Experiment(), ["--privacy.noises", "2"])
 
 
-def quarters(directory: str) -> Dataset:
-    examples = separable(240, "quarters")
-    return Dataset("quarters", Examples(examples.inputs, examples.labels), classes=4, mirror=False)
-
-
-EXPERIMENT = f"""
+EXPERIMENT = """
 name = "toy"
 [data]
-name = "{__name__}:quarters"
+name = "test_run:quarters"
 partition = "iid"
 [clients]
 count = 4

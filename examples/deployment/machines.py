@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import ssl
 import subprocess
-import time
-import urllib.request
 from pathlib import Path
 
-from pfedhr.flower.processes import Family, FlowerError
-
-START_SECONDS = 120.0
+from pfedhr.flower.processes import START_SECONDS, Family, FlowerError, await_answer
 
 
 class Machine(contextlib.ExitStack):
@@ -39,16 +35,7 @@ class Server(Machine):
         database = str(self.home / "superlink.db")
         options = ["--enable-supernode-auth", "--database", database, "--disable-runtime-dependency-installation"]
         link = self.family.start("flower-superlink", "--host", host, "--port", port, *secured, *options)
-        health, trusted = f"https://{self.address}/health", ssl.create_default_context(cafile=self.home / "ca.crt")
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and link.poll() is None:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(health, None, 2, context=trusted),
-            ):
-                return
-            time.sleep(0.2)
-        raise FlowerError(f"the SuperLink did not start: see {self.log}")
+        await_answer(link, f"https://{self.address}/health", self.log, ssl.create_default_context(cafile=self.home / "ca.crt"))
 
 
 class Node(Machine):

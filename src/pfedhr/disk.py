@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import functools
 import io
 import os
+import typing
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pfedhr.errors import PfedhrError
 
@@ -39,6 +43,36 @@ def csv_bytes(records: Sequence[Mapping[str, object]]) -> bytes:
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue().encode()
+
+
+Row = TypeVar("Row")
+
+
+def csv_records(path: Path) -> list[dict[str, str]]:
+    """Return the cells of a CSV file under a row of keys. Raises FileNotFoundError."""
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+
+
+def csv_row(cls: type[Row], record: Mapping[str, str]) -> Row:
+    """Return the dataclass of plain fields that a record is, as `csv_bytes` writes it; a tuple of numbers has spaces between.
+
+    A column that the record lacks has its default. Raises KeyError or ValueError if the cells do not fit.
+    """
+    defaults = {item.name for item in fields(cls) if item.default is not MISSING}  # pyright: ignore[reportArgumentType]
+    return cls(
+        **{name: _value(kind, record[name]) for name, kind in _kinds(cls).items() if name in record or name not in defaults}
+    )
+
+
+@functools.cache
+def _kinds(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _value(kind: Any, cell: str) -> Any:
+    if kind == float | None:
+        return float(cell) if cell else None
+    return tuple(map(int, cell.split())) if typing.get_origin(kind) is tuple else kind(cell)
 
 
 class LockedError(PfedhrError):

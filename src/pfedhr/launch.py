@@ -40,6 +40,16 @@ class Watcher(Protocol):
         ...
 
 
+class Silent:
+    """Watches a run, and says nothing."""
+
+    def begin(self, label: str, rounds: int, done: int) -> None:
+        """Do nothing."""
+
+    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+
 class Engine(Transport, Protocol):
     """What runs a method's rounds: a transport, and what the loop and the run's end have to know besides."""
 

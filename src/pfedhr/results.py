@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import functools
-import io
 import json
 import statistics
-import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pfedhr.disk import csv_bytes, write
+from pfedhr.disk import csv_bytes, csv_records, csv_row, write
 from pfedhr.errors import PfedhrError
 from pfedhr.run import read_rounds
 from pfedhr.statistics import mean_or_none, worst_tenth
@@ -128,7 +124,7 @@ def collect(cells: Iterable[Cell], store: Path) -> Results:
         path = store / cell.folder
         try:
             place = {"setting": cell.setting, "method": cell.method, "seed": str(cell.seed)}
-            held = [_row(ClientRow, record | place) for record in _records(path / "clients.csv")]
+            held = [csv_row(ClientRow, record | place) for record in _records(path / "clients.csv")]
             made = json.loads((path / MADE).read_text()) if (path / MADE).exists() else {}
             rows.append(_summarise(cell, read_rounds(path), held, made))
         except (KeyError, ValueError) as error:
@@ -172,9 +168,6 @@ def _summarise(cell: Cell, rounds: Sequence[dict[str, Any]], clients: Sequence[C
     )
 
 
-Row = TypeVar("Row", CellRow, ClientRow)
-
-
 def write_results(results: Results, folder: Path) -> None:
     """Write the rows as cells.csv and clients.csv; `read_results` gives them back."""
     write(folder / "cells.csv", csv_bytes([asdict(row) for row in results.cells]))
@@ -184,8 +177,8 @@ def write_results(results: Results, folder: Path) -> None:
 def read_results(folder: Path) -> Results:
     """Return the rows in `folder`. Raises ResultsError if there are none, or other ones."""
     try:
-        cells = tuple(_row(CellRow, record) for record in _records(folder / "cells.csv"))
-        clients = tuple(_row(ClientRow, record) for record in _records(folder / "clients.csv"))
+        cells = tuple(csv_row(CellRow, record) for record in _records(folder / "cells.csv"))
+        clients = tuple(csv_row(ClientRow, record) for record in _records(folder / "clients.csv"))
     except (KeyError, ValueError) as error:
         raise ResultsError(f"the tables in {folder} are not those of results: {type(error).__name__}: {error}") from error
     if not cells:
@@ -195,26 +188,6 @@ def read_results(folder: Path) -> Results:
 
 def _records(path: Path) -> list[dict[str, str]]:
     try:
-        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+        return csv_records(path)
     except FileNotFoundError as error:
         raise ResultsError(f"{path} is missing: give a folder that holds a study's cells.csv and about.json") from error
-
-
-@functools.cache
-def _kinds(cls: type[CellRow] | type[ClientRow]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _row(cls: type[Row], record: Mapping[str, str]) -> Row:
-    """Return a row from its cells; an empty one of an optional column is None. KeyError or ValueError if they do not fit."""
-    values: dict[str, Any] = {}
-    late = {item.name for item in fields(cls) if item.default is not MISSING}  # columns that older tables lack
-    for name, kind in _kinds(cls).items():
-        if name in late and name not in record:
-            continue
-        cell = record[name]
-        if kind == float | None:
-            values[name] = float(cell) if cell else None
-        else:
-            values[name] = kind(cell)
-    return cls(**values)

@@ -12,10 +12,9 @@ names as they come, and `checkpoint/latest.parcel` says which of them belong tog
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
+import secrets
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from typing import Any
 
 import safetensors.torch
 
-from pfedhr.disk import UNFINISHED, csv_bytes, write
+from pfedhr.disk import UNFINISHED, csv_bytes, csv_records, csv_row, write
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Progress, RoundResult
 from pfedhr.parcel import ParcelError, Tensors, pack, unpack
@@ -195,6 +194,14 @@ def read_experiment(path: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
+def run_name(path: Path, directory: RunDirectory) -> str:
+    """Return what the run in `directory`, which is `path` or below it, is called to its clients; it never changes."""
+    file = path / RUN_NAME
+    if not file.exists():
+        write(file, secrets.token_hex(8).encode())
+    return file.read_text() + ("" if directory.path == path else "-local")
+
+
 def on_flower(path: Path) -> bool:
     """Return whether the run in `path` was begun on Flower, so that its clients keep their states themselves."""
     return (path / RUN_NAME).exists()
@@ -207,22 +214,7 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 
 def read_outcomes(path: Path) -> list[ClientOutcome]:
     """Return the rows of clients.csv of the run in `path`."""
-    rows = csv.DictReader(io.StringIO((path / "clients.csv").read_text(encoding="utf-8"), newline=""))
-    return [
-        ClientOutcome(
-            client=row["client"],
-            model=row["model"],
-            parameters=int(row["parameters"]),
-            train=int(row["train"]),
-            test=int(row["test"]),
-            classes=tuple(map(int, row["classes"].split())),
-            accuracy=float(row["accuracy"]),
-            teacher_accuracy=float(row["teacher_accuracy"]) if row["teacher_accuracy"] else None,
-            alone_accuracy=float(row["alone_accuracy"]) if row["alone_accuracy"] else None,
-            epsilon=float(row["epsilon"]) if row["epsilon"] else None,
-        )
-        for row in rows
-    ]
+    return [csv_row(ClientOutcome, record) for record in csv_records(path / "clients.csv")]
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.data import NAMES, PublicOptions
@@ -22,7 +22,7 @@ from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.inference import one_thread
-from pfedhr.launch import prepare, resume, start
+from pfedhr.launch import Silent, prepare, resume, start
 from pfedhr.machine import machine, versions
 from pfedhr.processes import Processes, WorkerError
 
@@ -148,24 +148,14 @@ def _run_all(cells: Sequence[Cell], store: Path, workers: int) -> Iterator[str]:
         yield from [str(broken)] * (len(cells) - told)
 
 
-class _Silent:
-    """Watches a single run, and says nothing."""
-
-    def begin(self, label: str, rounds: int, done: int) -> None:
-        """Do nothing."""
-
-    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-
 def _run_cell(experiment: str, path: Path) -> str:
     """Run, or go on with, a cell; return why it failed, or nothing. Of a finished run, states and networks are not kept."""
     try:
         if (path / "experiment.toml").exists():
             write(path / "experiment.toml", experiment.encode())  # the folder of the data may be another by now
-            resume(path, _Silent())
+            resume(path, Silent())
         else:
-            start(parse(experiment, str(path)), path, _Silent())
+            start(parse(experiment, str(path)), path, Silent())
         made = {"versions": versions(), "machine": machine(), "date": datetime.date.today().isoformat()}
         write(path / MADE, json.dumps(made).encode())
         _drop_states(path)

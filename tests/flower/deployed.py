@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from deployment.machines import Node, Operator, Server
 from pfedhr.data import ClientData, Examples, Federation
 from pfedhr.experiment_file import parse
 from pfedhr.federate import federate
-from pfedhr.flower.processes import Family, free_port
+from pfedhr.flower.processes import free_port
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.models import ModelSpec
 from pfedhr.run import read_rounds, record
@@ -98,10 +98,10 @@ def deployment(place: Path) -> Iterator[Deployment]:
         yield Deployment(place, server, operator, nodes)
 
 
-def running(family: Family, program: str) -> list[int]:
-    """Return the numbers of a family's processes that run `program`."""
+def running(numbers: Iterable[int], program: str) -> list[int]:
+    """Return those of the processes that run `program`."""
     found: list[int] = []
-    for number in family.members():
+    for number in numbers:
         with contextlib.suppress(OSError):
             if program.encode() in Path(f"/proc/{number}/cmdline").read_bytes():
                 found.append(number)

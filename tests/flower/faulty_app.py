@@ -18,10 +18,11 @@ from pfedhr.algorithms.local import Local
 from pfedhr.federate import federate
 from pfedhr.flower.errands import Errand, Participant, RollCall, States, perform, present
 from pfedhr.flower.grid import contents, parcels, server_app
-from pfedhr.flower.remote import Mailbox, Remote, Roster
+from pfedhr.flower.mailbox import Mailbox
+from pfedhr.flower.remote import Remote
+from pfedhr.flower.roster import Roster
 from pfedhr.flower.simulation import DIRECTORY
 from pfedhr.in_process import MemoryStore, alone
-from pfedhr.inference import one_thread
 from pfedhr.parcel import pack, unpack
 
 
@@ -46,8 +47,7 @@ def serve(mailbox: Mailbox, run: Mapping[str, object]) -> None:
         lambda round: alone(lambda map: held.server_view(round, map)),
         states,
     )
-    with one_thread():
-        results = list(federate(Local(), remote, remote.server_view, clients, SCHEDULE, held.seed))
+    results = list(federate(Local(), remote, remote.server_view, clients, SCHEDULE, held.seed))
     took_part = [sorted(result.clients) for result in results]
     ends = {client: hashlib.sha256(remote.state(client) or b"").hexdigest() for client in clients}
     (path / "found.json").write_text(json.dumps([took_part, ends]))

@@ -9,7 +9,9 @@ from pfedhr.algorithm import Algorithm, ServerView
 from pfedhr.experiment import ClientOptions, EngineOptions, Experiment, PlanOptions
 from pfedhr.experiment_file import dump
 from pfedhr.flower.errands import Errand, Participant, RollCall, States, perform, present
-from pfedhr.flower.remote import Delivery, Letter, Remote, Roster
+from pfedhr.flower.mailbox import Delivery, Letter
+from pfedhr.flower.remote import Remote
+from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Cohort, MemoryStore, Store, alone
 from pfedhr.parcel import pack, unpack
 

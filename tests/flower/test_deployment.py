@@ -33,8 +33,8 @@ def test_a_killed_node_is_left_out_and_taken_back(deployed: Deployment) -> None:
     results = deployed.results("killed-node", rounds=12, min_clients=2)
     run, eve = deployed.operator.run(results.parent), deployed.nodes["eve"]
     deployed.wait(lambda: rounds(results) >= 1, "end of round 1", 150)
-    done = set(running(eve.family, "flwr-clientapp"))  # the work of a round that is over may be about to end
-    deployed.wait(lambda: bool(set(running(eve.family, "flwr-clientapp")) - done), "work in a round", 100)
+    done = set(running(eve.family.members(), "flwr-clientapp"))  # the work of a round that is over may be about to end
+    deployed.wait(lambda: bool(set(running(eve.family.members(), "flwr-clientapp")) - done), "work in a round", 100)
     before = rounds(results)
     eve.family.kill()
     deployed.wait(lambda: rounds(results) > before, "end of the round", 120)
@@ -45,7 +45,7 @@ def test_a_killed_node_is_left_out_and_taken_back(deployed: Deployment) -> None:
     assert all({"ada", "ben"} <= set(names) for names in took_part)
     assert all(one["active"] == ["ada", "ben", "eve"] for one in read_rounds(results))
     assert "going on from round" not in eve.log.read_text()  # as it says if its state is not where it should be
-    kill(running(deployed.server.family, "flwr-serverapp"))
+    kill(running(deployed.server.family.members(), "flwr-serverapp"))
     run.kill()
 
 
@@ -64,7 +64,7 @@ def test_five_rounds_have_the_numbers_of_a_run_without_network(deployed: Deploym
         assert not list(home.rglob("model.py"))
         held = [file.name for file in home.rglob("*.safetensors")]
         assert held == (["public.safetensors"] if home == deployed.server.home else [])
-    for number in running(deployed.server.family, "flower-superlink"):
+    for number in running(deployed.server.family.members(), "flower-superlink"):
         assert b"/clients/" not in Path(f"/proc/{number}/environ").read_bytes()
 
 
@@ -74,7 +74,7 @@ def test_a_run_outlives_its_server_app_and_its_superlink(deployed: Deployment) -
     server = deployed.server
     first = deployed.operator.run(results.parent)
     deployed.wait(lambda: rounds(results) == 1, "round 1", 150)
-    kill(running(server.family, "flwr-serverapp"))
+    kill(running(server.family.members(), "flwr-serverapp"))
     second = deployed.operator.run(results.parent)
     deployed.wait(lambda: rounds(results) == 2, "round 2", 200)
     server.family.kill()

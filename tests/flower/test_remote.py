@@ -19,7 +19,8 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.experiment_file import dump
 from pfedhr.federate import RoundResult, Schedule, federate
 from pfedhr.flower.errands import Answer, Errand, ErrandError, Presence, States, perform
-from pfedhr.flower.remote import Delivery, FederationError, Letter, Roster
+from pfedhr.flower.mailbox import Delivery, FederationError, Letter
+from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Cohort, InProcess, MemoryStore, Workers
 from pfedhr.parcel import pack, unpack
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,49 +12,31 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from flower.deployed import kill, running
 from flower.every_method import CLIENTS, cohort_of, outcome
 from flower.faults import FAULTS, SCHEDULE
 from flower.faults import cohort as faulty_cohort
 from methods import SMALL
-from test_run import contents
+from test_run import EXPERIMENT, contents
 
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.local import Local
 from pfedhr.cli import main
 from pfedhr.federate import federate
 from pfedhr.flower.launching import App, run_app
-from pfedhr.flower.processes import STARTED_BY
+from pfedhr.flower.processes import processes_with
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.transport import Order, Report
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(280)]
 TESTS = Path(__file__).parents[1]
 
-EXPERIMENT = """
-name = "small"
-workers = 2
-[data]
-examples = 300
-partition = "iid"
-[clients]
-count = 4
-models = ["cnn1", "mlp"]
-[plan]
-rounds = 3
-active = 2
-local_epochs = 1
-[algorithm]
-name = "pfedhr"
-candidates = 2
-groups = 3
-tuning_epochs = 1
-"""
-
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Path:
-    file = tmp_path / "small.toml"
-    file.write_text(EXPERIMENT)
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # where its data set is
+    file = tmp_path / "toy.toml"
+    file.write_text(f"workers = 2\n{EXPERIMENT}")
     return file
 
 
@@ -110,15 +91,15 @@ def test_a_run_on_flower_ends_as_in_process_though_it_is_killed_on_the_way(
     main(["run", str(experiment), "--out", str(tmp_path / "here")])
     there = tmp_path / "there"
     command = [sys.executable, "-m", "pfedhr", "run", str(experiment), "--engine", "flower", "--out", str(there)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    environment = os.environ | {"TEST_OF_KILLS": str(there)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     rounds = there / "rounds.jsonl"
     deadline = time.monotonic() + 120
     while not (rounds.exists() and rounds.read_bytes().count(b"\n")):
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    server = next(number for number in children(process.pid) if b"flwr-simulation" in commands(number))
-    os.kill(server, signal.SIGKILL)
+    kill(running(processes_with(f"TEST_OF_KILLS={there}"), "flwr-simulation"))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert b"ended before its last round" in errors
@@ -135,26 +116,6 @@ def test_a_run_on_flower_ends_as_in_process_though_it_is_killed_on_the_way(
     main(["run", "--resume", str(there), "--engine", "flower"])
     assert compared(there) == compared(tmp_path / "here")
     assert "clients better off than alone" in capsys.readouterr().out
-
-
-def children(parent: int) -> list[int]:
-    """The processes that were started in the folder of Flower's home of `parent`: all that bear its mark."""
-    found: list[int] = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            content = entry.read_bytes()
-        except OSError:
-            continue
-        if STARTED_BY.encode() in content and int(entry.parent.name) != parent:
-            found.append(int(entry.parent.name))
-    return found
-
-
-def commands(number: int) -> bytes:
-    try:
-        return Path(f"/proc/{number}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def test_what_the_user_can_mend_is_told(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

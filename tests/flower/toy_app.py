@@ -15,10 +15,11 @@ from pfedhr.algorithm import ServerView
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.flower.errands import Participant, States
 from pfedhr.flower.grid import client_app, server_app
-from pfedhr.flower.remote import Mailbox, Remote, Roster
+from pfedhr.flower.mailbox import Mailbox
+from pfedhr.flower.remote import Remote
+from pfedhr.flower.roster import Roster
 from pfedhr.flower.simulation import DIRECTORY
 from pfedhr.in_process import Cohort, MemoryStore, alone
-from pfedhr.inference import one_thread
 
 NOW = "now"
 """Holds, in the app's folder, the method whose turn it is: networks differ by method."""
@@ -37,8 +38,7 @@ def serve(mailbox: Mailbox, run: Mapping[str, object]) -> None:
         experiment = experiment_of(ALGORITHMS[name](**SMALL[name]), cohort, round_timeout=60.0)
         states = functools.partial(_state, path, run_of(name))
         remote = Remote(experiment, run_of(name), mailbox, roster, clients, MemoryStore(), _view_of(cohort), states)
-        with one_thread():
-            found[name] = outcome(name, remote)
+        found[name] = outcome(name, remote)
     (path / "found.json").write_text(json.dumps(found))
 
 

@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from pfedhr.flower.errands import Errand, Participant, RollCall, perform, present
-from pfedhr.flower.remote import Delivery, Letter, Mailbox
+from pfedhr.flower.mailbox import Delivery, Letter, Mailbox
 from pfedhr.flower.simulation import simulated_client, simulated_server
 from pfedhr.parcel import pack, unpack
 

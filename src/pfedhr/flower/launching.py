@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +13,13 @@ from typing import IO
 
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
-from pfedhr.flower.processes import Family, FlowerError, free_port
-from pfedhr.flower.simulation import DIRECTORY, FAILURE, run_name
+from pfedhr.flower.processes import Family, FlowerError, await_answer, free_port
+from pfedhr.flower.simulation import DIRECTORY, FAILURE
 from pfedhr.launch import Watcher, prepare, stored_experiment
-from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_outcomes, read_rounds
+from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_outcomes, read_rounds, run_name
 
 LOG = "flower.log"
 """What Flower's processes say, in the run's directory."""
-START_SECONDS = 120.0
 PYPROJECT = """\
 [project]
 name = "pfedhr-simulation"
@@ -107,7 +102,7 @@ def run_app(app: App, path: Path, nodes: int, processes: int, look: Callable[[],
         address = f"127.0.0.1:{port}"
         folder = _write_app(app, Path(home), address)
         link = family.start("flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port))
-        _await_health(link, f"http://{address}/health", path)
+        await_answer(link, f"http://{address}/health", path / LOG)
         size = f"num-supernodes={nodes} client-resources-num-cpus=1 init-args-num-cpus={processes}"
         setting = f'{DIRECTORY}="{path.resolve()}"'
         words = ["run", str(folder), "simulation", "--stream", "--federation-config", size, "--run-config", setting]
@@ -158,12 +153,3 @@ def _family(home: Path, log: IO[bytes]) -> Family:
     """Return a family of processes that find what this one would find from where it stands."""
     places = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
     return Family({"FLWR_HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, places))}, log)
-
-
-def _await_health(link: subprocess.Popen[bytes], address: str, path: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and link.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(address, timeout=2):
-            return
-        time.sleep(0.2)
-    raise FlowerError(f"Flower's SuperLink did not start: see {path / LOG}")

@@ -8,8 +8,11 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -18,7 +21,7 @@ from pfedhr.errors import PfedhrError
 
 STARTED_BY = "PFEDHR_STARTED_BY"
 """Marks in the environment every process of a family, so that all of them can be ended."""
-QUIET = {
+OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -27,6 +30,8 @@ QUIET = {
     "OMP_NUM_THREADS": "1",
 }
 """Settings under which Flower and Ray keep to this machine."""
+START_SECONDS = 120.0
+"""How long a process is given to be ready."""
 END_SECONDS = 5.0
 """How long a process is given to end by itself."""
 
@@ -45,7 +50,7 @@ class Family:
         """`settings` are further variables of the environment; `log` takes what the commands say."""
         self._mark, self._log = secrets.token_hex(8), log
         self._places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        self._environment = os.environ | QUIET | {STARTED_BY: self._mark, "PATH": self._places, **settings}
+        self._environment = os.environ | OFFLINE | {STARTED_BY: self._mark, "PATH": self._places, **settings}
         self._started: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Family:
@@ -81,11 +86,25 @@ class Family:
 
     def members(self) -> Iterator[int]:
         """Yield the numbers of the family's processes."""
-        wanted = f"{STARTED_BY}={self._mark}".encode()
-        for entry in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                if wanted in entry.read_bytes().split(b"\0"):
-                    yield int(entry.parent.name)
+        return processes_with(f"{STARTED_BY}={self._mark}")
+
+
+def processes_with(setting: str) -> Iterator[int]:
+    """Yield the numbers of the processes that were started with NAME=VALUE in their environment."""
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if setting.encode() in entry.read_bytes().split(b"\0"):
+                yield int(entry.parent.name)
+
+
+def await_answer(process: subprocess.Popen[bytes], address: str, log: Path, trusted: ssl.SSLContext | None = None) -> None:
+    """Wait until `process` answers at `address`; `trusted` is who may sign for it. Raises FlowerError, which names `log`."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2, context=trusted):
+            return
+        time.sleep(0.2)
+    raise FlowerError(f"the SuperLink did not start: see {log}")
 
 
 def free_port() -> int:

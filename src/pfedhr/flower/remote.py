@@ -1,128 +1,23 @@
-"""The engine of clients in other processes: letters to nodes and back, whatever carries them, and what may go wrong on the way.
+"""The engine of clients in other processes: orders and reports in letters, and what may go wrong on the way.
 
 A client whose answer does not come, is an error, or is refused is left as it was, and the round closes without it.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from pfedhr.algorithm import ServerView
-from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
-from pfedhr.flower.errands import Answer, Errand, Presence, RollCall
+from pfedhr.flower.errands import Answer, Errand
+from pfedhr.flower.mailbox import LOG, PAUSES, Delivery, FederationError, Letter, Mailbox, wait
+from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Store
 from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.transport import Order, Report
-
-LOG = logging.getLogger("pfedhr")
-PAUSES = 0.02, 0.5
-"""Seconds between two looks for answers: the first, and the longest that it grows to."""
-
-
-class FederationError(PfedhrError):
-    """Too few clients came or answered; the message says how to go on."""
-
-
-@dataclass(frozen=True)
-class Letter:
-    """What goes to a node: a parcel `head`, and beside it what the method sends, if anything."""
-
-    node: int
-    kind: Literal["roll call", "errand"]
-    head: bytes
-    body: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What came back from `node` for the letter of this number; `failure` says what went wrong, if anything."""
-
-    letter: str
-    node: int
-    head: bytes = b""
-    body: bytes | None = None
-    failure: str = ""
-
-
-class Mailbox(Protocol):
-    """Carries letters to nodes and their answers back."""
-
-    def nodes(self) -> Collection[int]:
-        """Return the nodes that can be reached now."""
-        ...
-
-    def send(self, letters: Sequence[Letter]) -> list[str | None]:
-        """Send letters; return a number for each, or None for one that could not be sent."""
-        ...
-
-    def collect(self, letters: Collection[str]) -> list[Delivery]:
-        """Return what has come for these letters, each thing once."""
-        ...
-
-
-class Roster:
-    """Which client sits at which node, found out by asking each node once while it can be reached."""
-
-    def __init__(self, mailbox: Mailbox, experiment: str = "") -> None:
-        """`experiment`, if given, is what clients shall say whether they can take part in."""
-        self._mailbox = mailbox
-        self._call = pack(RollCall(experiment))
-        self._nodes: dict[int, str] = {}
-        self.asked: dict[str, int] = {}
-        self.present: dict[str, Presence] = {}
-        self.wanted: frozenset[str] | None = None
-
-    def call(self) -> dict[str, int]:
-        """Ask the nodes that are new; return the node of every client that can be reached now."""
-        online = set(self._mailbox.nodes())
-        self._nodes = {node: client for node, client in self._nodes.items() if node in online}
-        strangers = sorted(online - self._nodes.keys() - set(self.asked.values()))
-        numbers = self._mailbox.send([Letter(node, "roll call", self._call) for node in strangers])
-        self.asked |= {number: node for number, node in zip(numbers, strangers, strict=True) if number}
-        return {client: node for node, client in self._nodes.items() if client}
-
-    def take(self, delivery: Delivery) -> bool:
-        """Note the answer to a roll call, and return whether it was one."""
-        if (node := self.asked.pop(delivery.letter, None)) is None:
-            return False
-        self._nodes[node] = ""  # not asked again while it stays, whatever it said
-        try:
-            if delivery.failure:
-                raise FederationError(delivery.failure)
-            who = unpack(Presence, delivery.head)
-            if who.problem:
-                raise FederationError(f"{who.client} cannot take part: {who.problem}")
-            if self.wanted is not None and who.client not in self.wanted:
-                raise FederationError(f"{who.client[:60]!r} is not a client of this run")
-            if who.client in self._nodes.values():
-                raise FederationError(f"{who.client} is at another node already")
-        except (FederationError, ParcelError) as error:
-            LOG.warning("node %d is left out: %s", node, error)
-            return True
-        self._nodes[node] = who.client
-        self.present[who.client] = who
-        return True
-
-    def gather(self, count: int, seconds: float) -> list[str]:
-        """Wait until `count` clients are there, and return their names, sorted. Raises FederationError if they do not come."""
-        deadline, pause = time.monotonic() + seconds, PAUSES[0]
-        while len(there := self.call()) < count:
-            news = self._mailbox.collect(list(self.asked))
-            for delivery in news:
-                self.take(delivery)
-            if not news and time.monotonic() > deadline:
-                raise FederationError(
-                    f"{len(there)} of {count} clients have come in {seconds:g} seconds: start the others, or raise "
-                    f"engine.round_timeout"
-                )
-            pause = PAUSES[0] if news else _wait(pause)
-        return sorted(there)
 
 
 @dataclass(frozen=True)
@@ -203,7 +98,7 @@ class Remote:
                 break
             if not news and time.monotonic() > deadline:
                 break
-            pause = PAUSES[0] if news else _wait(pause)
+            pause = PAUSES[0] if news else wait(pause)
         for client in [*unsent, *(client for client, _ in sent.values())]:
             LOG.warning("client %s has not answered", client)
         return reports
@@ -252,9 +147,3 @@ class Remote:
             LOG.warning("the answer of client %s in round %d is refused: %s", client, order.round, error)
             return None
         return report
-
-
-def _wait(pause: float) -> float:
-    """Sleep, and return how long to sleep the next time."""
-    time.sleep(pause)
-    return min(2 * pause, PAUSES[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,14 +15,13 @@ from pfedhr.experiment import EngineOptions, Experiment
 from pfedhr.experiment_file import dump
 from pfedhr.federate import Progress
 from pfedhr.flower.errands import Presence
-from pfedhr.flower.remote import FederationError, Mailbox, Remote, Roster
-from pfedhr.flower.simulation import run_name
+from pfedhr.flower.mailbox import LOG, FederationError, Mailbox
+from pfedhr.flower.remote import Remote
+from pfedhr.flower.roster import Roster
 from pfedhr.in_process import alone
-from pfedhr.inference import one_thread
 from pfedhr.launch import Engine, run_on, spent, stored_experiment
-from pfedhr.run import ClientOutcome, RunDirectory
+from pfedhr.run import ClientOutcome, RunDirectory, run_name
 
-LOG = logging.getLogger("pfedhr")
 CLIENTS = "participants.json"
 """Holds, in the run's directory, who takes part."""
 
@@ -67,8 +65,7 @@ def serve(mailbox: Mailbox, experiment: Experiment, data: ServerData, path: Path
         counts = {client: presence.train for client, presence in presences.items()}
         return _outcomes(presences, progress, spent(experiment.privacy.privacy, experiment.plan.training, counts, directory))
 
-    with one_thread():
-        return run_on(experiment, path, _Told(), engine, outcomes)
+    return run_on(experiment, path, _Told(), engine, outcomes)
 
 
 def _gather(roster: Roster, experiment: Experiment, file: Path) -> dict[str, Presence]:

@@ -7,7 +7,6 @@ kept under `clients/`.
 from __future__ import annotations
 
 import functools
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,26 +15,17 @@ from pfedhr.disk import write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.flower.errands import Participant, States
-from pfedhr.flower.remote import Mailbox, Remote, Roster
+from pfedhr.flower.mailbox import Mailbox
+from pfedhr.flower.remote import Remote
+from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Cohort, alone
-from pfedhr.inference import one_thread
-from pfedhr.launch import make_cohort, outcomes, run_on, stored_experiment
-from pfedhr.run import RUN_NAME, RunDirectory
+from pfedhr.launch import Silent, make_cohort, outcomes, run_on, stored_experiment
+from pfedhr.run import RunDirectory, run_name
 
 DIRECTORY = "run-directory"
 """The setting of Flower's run that names the run's directory."""
 FAILURE = "failure.txt"
 """Holds, in the run's directory, why the run could not go on."""
-
-
-class Silent:
-    """Watches a run, and says nothing: its files tell."""
-
-    def begin(self, label: str, rounds: int, done: int) -> None:
-        """Do nothing."""
-
-    def end_round(self, label: str, record: Mapping[str, object]) -> None:
-        """Do nothing."""
 
 
 def simulated_server(mailbox: Mailbox, config: Mapping[str, object]) -> None:
@@ -59,19 +49,10 @@ def simulated_server(mailbox: Mailbox, config: Mapping[str, object]) -> None:
 
             return Remote(experiment, run, mailbox, roster, clients, directory, view, states)
 
-        with one_thread():
-            run_on(experiment, path, Silent(), engine, functools.partial(outcomes, cohort))
+        run_on(experiment, path, Silent(), engine, functools.partial(outcomes, cohort))
     except PfedhrError as error:
         write(path / FAILURE, str(error).encode())
         raise
-
-
-def run_name(path: Path, directory: RunDirectory) -> str:
-    """Return what the run in `directory`, which is `path` or below it, is called to clients; it never changes."""
-    file = path / RUN_NAME
-    if not file.exists():
-        write(file, secrets.token_hex(8).encode())
-    return file.read_text() + ("" if directory.path == path else "-local")
 
 
 def simulated_client(run: Mapping[str, object], node: Mapping[str, object]) -> Participant:

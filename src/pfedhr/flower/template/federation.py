@@ -13,7 +13,7 @@ import torch
 from pfedhr import Examples, Experiment, Participant, Unlabelled, load_experiment
 from pfedhr.data import Federation, Public, build_federation
 from pfedhr.flower.grid import client_app, server_app
-from pfedhr.flower.remote import Mailbox
+from pfedhr.flower.mailbox import Mailbox
 from pfedhr.flower.serving import ServerData, serve
 from pfedhr.models import ModelSpec
 

@@ -15,7 +15,7 @@ from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training, TrainingError
 from pfedhr.parcel import pack
 from pfedhr.processes import WorkerError
-from pfedhr.transport import Order, Report
+from pfedhr.transport import Admit, Order, Report
 
 CLIENTS = [f"client{number:02}" for number in range(10)]
 
@@ -33,9 +33,9 @@ def test_a_selection_has_a_name_and_the_right_size() -> None:
 class Recording(InProcess):
     """An engine that keeps what it was asked for."""
 
-    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
         self.__dict__.setdefault("asked", []).append(dict(outbox))
-        return super().exchange(outbox)
+        return super().exchange(outbox, admit)
 
 
 def recorded(schedule: Schedule) -> tuple[list[dict[str, Order]], list]:

@@ -32,7 +32,7 @@ from pfedhr.learning import (
     epsilon,
     private_steps,
 )
-from pfedhr.transport import Order, Report
+from pfedhr.transport import Admit, Order, Report
 
 COVERED = {
     "local": {},
@@ -76,8 +76,8 @@ class Overheard:
         self.engine = engine
         self.reports: list[dict[str, Report]] = []
 
-    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
-        self.reports.append(self.engine.exchange(outbox))
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
+        self.reports.append(self.engine.exchange(outbox, admit))
         return self.reports[-1]
 
 

@@ -137,6 +137,13 @@ class Algorithm(ABC):
     def client_step(self, state: Any, message: Any, view: ClientView) -> tuple[Any, Any, Metrics]:
         """Return the client's new state, what goes up, and metrics."""
 
+    def faults(self, server: Any, replies: Mapping[str, Any], view: ServerView) -> dict[str, str]:
+        """Return why replies are of no use to the server's step, by client, for those that are not.
+
+        The step is spared them, and the clients stay as they were. Replies hold neither NaN nor positive infinity.
+        """
+        return {}
+
     @abstractmethod
     def server_step(self, server: Any, replies: Mapping[str, Any], view: ServerView) -> tuple[Any, Metrics]:
         """Return the server's new state and metrics, given the replies that arrived, by client."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from pfedhr.algorithm import Algorithm, Metrics, ServerView
 from pfedhr.inference import one_thread
-from pfedhr.parcel import pack, unpack
+from pfedhr.parcel import ParcelError, pack, tensors_in, unpack
 from pfedhr.seeding import generator
-from pfedhr.transport import Order, Scores, Transport
+from pfedhr.transport import LOG, Order, Scores, Transport
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Progress:
 class RoundResult:
     """One round: who took part, every client's last scores, the metrics of both sides, parcels' bytes, and seconds.
 
-    `evaluated` tells whether `scores` are of this round. `seconds` is all of the round, `server_seconds` the server's step.
+    `refused`: whose replies were of no use, and why; these clients are as they were before. `evaluated` tells whether `scores`
+    are of this round. `seconds` is all of the round, `server_seconds` the server's step.
     """
 
     round: int
@@ -51,11 +55,53 @@ class RoundResult:
     evaluated: bool
     clients: Mapping[str, Metrics]
     server: Metrics
+    refused: Mapping[str, str]
     bytes_up: int
     bytes_down: int
     seconds: float
     server_seconds: float
     progress: Progress
+
+
+class Admission:
+    """Opens the replies of a round and refuses those that the server's step could not use, with a warning each.
+
+    `taken` and `refused` are of the last call: the replies by client, and why others are not among them.
+    """
+
+    def __init__(self, algorithm: Algorithm, server: Any, view: ServerView) -> None:
+        self._algorithm, self._server, self._view = algorithm, server, view
+        self.taken: dict[str, Any] = {}
+        self.refused: dict[str, str] = {}
+
+    def __call__(self, replies: Mapping[str, bytes]) -> dict[str, str]:
+        """Return why replies are refused, by client, for those that are."""
+        opened, refused = dict[str, Any](), dict[str, str]()
+        for client, reply in replies.items():
+            try:
+                opened[client] = unpack(self._algorithm.reply_type, reply)
+            except ParcelError as error:
+                refused[client] = str(error)
+        # Minus infinity has a place: attention masks are made of it.
+        broken = [client for client, reply in opened.items() if any(not _sound(value) for value in tensors_in(reply))]
+        refused |= dict.fromkeys(broken, "it holds values that are not finite")
+        with one_thread():
+            refused |= self._algorithm.faults(self._server, _without(opened, refused), self._view)
+        for client, why in refused.items():
+            LOG.warning("the reply of client %s in round %d is refused: %s", client, self._view.round, why)
+        self.taken, self.refused = _without(opened, refused), refused
+        return refused
+
+
+def _sound(value: Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor positive infinity."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    return bool((value.float() if value.itemsize < 2 else value).max() < math.inf)  # the largest of NaN and others is NaN
+
+
+def _without(one: Mapping[str, Any], others: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in one.items() if key not in others}
 
 
 def select(clients: Sequence[str], active: int, seed: int, round: int) -> tuple[str, ...]:
@@ -106,14 +152,14 @@ def _run_round(
     unscored = progress.unscored | set(active)
     if evaluate:  # a client that has not changed since it was scored is left in peace
         orders |= {client: Order(round, None, True) for client in sorted(unscored - set(active))}
-    reports = transport.exchange(orders)
+    admission = Admission(algorithm, server, view)
+    reports = transport.exchange(orders, admission)
 
     scores = {**progress.scores, **{client: report.scores for client, report in reports.items() if report.scores}}
     replies = {client: report.reply for client, report in reports.items() if report.reply is not None}
     server_start = time.perf_counter()
     with one_thread():
-        received = {client: unpack(algorithm.reply_type, reply) for client, reply in replies.items()}
-        server, metrics = algorithm.server_step(server, received, view)
+        server, metrics = algorithm.server_step(server, {client: admission.taken[client] for client in replies}, view)
     server_seconds = time.perf_counter() - server_start
     unscored = frozenset(unscored - {client for client, report in reports.items() if report.scores})
     after = Progress(round, pack(server), scores, unscored)
@@ -124,6 +170,7 @@ def _run_round(
         evaluated=evaluate,
         clients={client: report.metrics for client, report in reports.items()},
         server=metrics,
+        refused=admission.refused,
         bytes_up=sum(map(len, replies.values())),
         bytes_down=sum(len(order.message or b"") for order in orders.values()),
         seconds=time.perf_counter() - start,

@@ -15,7 +15,7 @@ from pfedhr.learning import Privacy, Training
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import pack, unpack
 from pfedhr.processes import Processes
-from pfedhr.transport import Order, Report, handle
+from pfedhr.transport import Admit, Order, Report, handle
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -129,18 +129,20 @@ class InProcess:
         """Return the client's state, or None if it has never taken part."""
         return self._store.load(client)
 
-    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
-        """Return every client's report, in the order of the outbox."""
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
+        """Return every client's report, but those whose replies are refused, in the order of the outbox."""
         # The slowest of their last rounds go first, so that no process is left with a long one at the end.
         ordered = sorted(outbox, key=lambda client: -self._seconds.get(client, 0.0))
         tasks = ((self._algorithm, client, outbox[client], self._store.load(client)) for client in ordered)
-        done: dict[str, Report] = {}
-        for client, (report, state) in zip(ordered, self._workers.run(_step, tasks), strict=True):
-            done[client] = report
-            if state is not None:
-                self._store.save(client, state)
+        done = dict(zip(ordered, self._workers.run(_step, tasks), strict=True))
+        for client, (report, _) in done.items():
             self._seconds[client] = report.metrics.get("train_seconds", self._seconds.get(client, 0.0))
-        return {client: done[client] for client in outbox}
+        replies = {client: done[client][0].reply for client in outbox}
+        refused = admit({client: reply for client, reply in replies.items() if reply is not None})
+        for client, (_, state) in done.items():
+            if state is not None and client not in refused:
+                self._store.save(client, state)
+        return {client: done[client][0] for client in outbox if client not in refused}
 
     def server_view(self, round: int) -> ServerView:
         """Return what the server may see in `round`, its work mapped over the workers."""

@@ -10,6 +10,7 @@ import functools
 import json
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import safetensors.torch
@@ -49,6 +50,21 @@ def unpack(cls: type[T], data: bytes) -> T:
     if tensors:
         raise ParcelError(f"the parcel holds tensors that nothing refers to: {', '.join(sorted(tensors))}")
     return value
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a value that `pack` takes."""
+    match value:
+        case Tensor():
+            yield value
+        case dict() | tuple():
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from tensors_in(item)
+        case _ if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                yield from tensors_in(getattr(value, field.name))
+        case _:
+            return
 
 
 def _strip(value: Any, path: str, tensors: Tensors) -> Any:

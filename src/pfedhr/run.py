@@ -239,6 +239,7 @@ def record(result: RoundResult) -> dict[str, Any]:
         "bytes_up": result.bytes_up,
         "bytes_down": result.bytes_down,
         "active": list(result.active),
+        "refused": dict(result.refused),
         "evaluated": result.evaluated,
         "accuracy": accuracy,
         "losses": {client: metrics.get("loss") for client, metrics in trained.items()},

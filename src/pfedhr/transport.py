@@ -5,8 +5,9 @@ Messages, replies and states are parcels in every engine, so what a run gives ca
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ from pfedhr.algorithms.needs import covered
 from pfedhr.data import Examples
 from pfedhr.learning import Score, TrainingError, evaluate
 from pfedhr.parcel import pack, unpack
+
+LOG = logging.getLogger("pfedhr")
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,15 @@ class Report:
     scores: Scores | None
 
 
+Admit = Callable[[Mapping[str, bytes]], Mapping[str, str]]
+"""Given all replies that have come in a round, by client, tells which are refused and why."""
+
+
 class Transport(Protocol):
     """An engine: takes orders to clients, and keeps or lets them keep their states from round to round."""
 
-    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
-        """Return the reports that came, by client; the states of these clients have moved on."""
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
+        """Return the reports that came, but those whose replies `admit` refuses; the states of these clients have moved on."""
         ...
 
 

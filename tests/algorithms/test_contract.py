@@ -27,7 +27,7 @@ from pfedhr.algorithms.needs import public_data
 from pfedhr.federate import RoundResult, Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, MemoryStore, Workers
 from pfedhr.parcel import pack, unpack
-from pfedhr.transport import Order, Report
+from pfedhr.transport import Admit, Order, Report
 
 Outcome = tuple[list[RoundResult], dict[str, bytes | None]]
 
@@ -156,8 +156,8 @@ def test_one_client_alone_is_enough(algorithm: Algorithm) -> None:
 class Watched(InProcess):
     """An engine that loses the replies of one client."""
 
-    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
-        reports = super().exchange(outbox)
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
+        reports = super().exchange(outbox, admit)
         return {client: report for client, report in reports.items() if client != "client01"}
 
 
@@ -174,8 +174,9 @@ def test_a_missing_reply_does_no_harm(algorithm: Algorithm) -> None:
 class Late(InProcess):
     """An engine that reaches one client in the third round only."""
 
-    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
-        return super().exchange({client: one for client, one in outbox.items() if client != "client03" or one.round == 3})
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
+        reached = {client: one for client, one in outbox.items() if client != "client03" or one.round == 3}
+        return super().exchange(reached, admit)
 
 
 @pytest.mark.parametrize("algorithm", METHODS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.pfedhr import PFedHR
+from pfedhr.algorithms.uploads import Upload
 from pfedhr.experiment_file import dump
 from pfedhr.federate import RoundResult, Schedule, federate
 from pfedhr.flower.errands import Answer, Errand, ErrandError, Presence, States, perform
@@ -72,6 +74,8 @@ def lost(client: str, round: int, postbox: Postbox, how: str) -> None:
 
 def spoilt(delivery: Delivery, how: str) -> Delivery:
     answer = unpack(Answer, delivery.head)
+    if how == "useless beside":
+        return dataclasses.replace(delivery, body=useless(delivery.body))
     return {
         "raises": Delivery(delivery.letter, delivery.node, failure="error 2: ValueError"),
         "garbage": dataclasses.replace(delivery, head=b"garbage"),
@@ -87,19 +91,24 @@ def spoilt(delivery: Delivery, how: str) -> Delivery:
     }[how]
 
 
+def useless(upload: bytes | None) -> bytes:
+    sent = unpack(Upload, upload or b"")
+    return pack(dataclasses.replace(sent, weights={name: value * math.nan for name, value in sent.weights.items()}))
+
+
 FAULTS = [
-    *("late", "raises", "garbage", "garbage beside", "nothing beside", "no scores", "as another", "of another round"),
-    *("from another node", "metrics", "times", "no json"),
+    *("late", "raises", "garbage", "garbage beside", "nothing beside", "no scores", "as another"),
+    *("useless beside", "of another round", "from another node", "metrics", "times", "no json"),
 ]
 
 
 class Deaf(InProcess):
     """The in-process engine without the report of one client in one round, whose state stays as it was."""
 
-    def exchange(self, outbox):
+    def exchange(self, outbox, admit):
         if all(order.round == 2 for order in outbox.values()):
             outbox = {client: order for client, order in outbox.items() if client != "client01"}
-        return super().exchange(outbox)
+        return super().exchange(outbox, admit)
 
 
 @pytest.mark.parametrize("how", FAULTS)

@@ -26,7 +26,7 @@ from pfedhr.federate import federate
 from pfedhr.flower.launching import App, run_app
 from pfedhr.flower.processes import processes_with
 from pfedhr.in_process import InProcess, Workers
-from pfedhr.transport import Order, Report
+from pfedhr.transport import Admit, Order, Report
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(280)]
 TESTS = Path(__file__).parents[1]
@@ -56,8 +56,9 @@ def test_every_method_gives_the_same_bit_for_bit(tmp_path: Path, monkeypatch: py
 class Faulty(InProcess):
     """The in-process engine without the reports that are lost to faults."""
 
-    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
-        return super().exchange({client: order for client, order in outbox.items() if (client, order.round) not in FAULTS})
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
+        sound = {client: order for client, order in outbox.items() if (client, order.round) not in FAULTS}
+        return super().exchange(sound, admit)
 
 
 def test_clients_that_fail_are_left_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from toy import separable
 from pfedhr.algorithm import ServerView
 from pfedhr.federate import federate
 from pfedhr.learning import Score
-from pfedhr.transport import Order, Report, Scores
+from pfedhr.transport import Admit, Order, Report, Scores
 
 
 class Wire:
@@ -25,7 +25,7 @@ class Wire:
         self.lines = lines
         self.carried = b""
 
-    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
         for client, order in outbox.items():
             send(self.lines[client], {"round": order.round, "evaluate": order.evaluate}, order.message)
         reports: dict[str, Report] = {}
@@ -34,7 +34,8 @@ class Wire:
             own, teacher = (Score(**score) if score else None for score in (header["own"], header["teacher"]))
             reports[client] = Report(reply, {}, Scores(own, teacher) if own else None)
             self.carried += reply or b""
-        return reports
+        refused = admit({client: report.reply for client, report in reports.items() if report.reply is not None})
+        return {client: report for client, report in reports.items() if client not in refused}
 
 
 def main() -> None:

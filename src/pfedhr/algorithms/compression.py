@@ -62,6 +62,22 @@ def expand(change: Change, like: Tensors) -> Tensors:
     }
 
 
+def change_fault(change: Change, like: Tensors) -> str:
+    """Return why a change is none of weights shaped `like`, or nothing."""
+    if change.left.keys() != change.right.keys() or change.whole.keys() & change.left.keys():
+        return "its parts do not belong together"
+    if (change.whole.keys() | change.left.keys()) != like.keys():
+        return f"it changes other tensors: {sorted((change.whole.keys() | change.left.keys()) ^ like.keys())[:3]}"
+    for name, held in like.items():
+        parts = [change.left[name], change.right[name]] if name in change.left else [change.whole[name]]
+        rows, columns = len(held) if held.dim() else 1, held[:1].numel() if held.dim() else 1
+        rank = parts[0].shape[-1] if parts[0].dim() else 0
+        shapes = [(rows, rank), (rank, columns)] if name in change.left else [tuple(held.shape)]
+        if [(part.dtype, tuple(part.shape)) for part in parts] != [(held.dtype, shape) for shape in shapes]:
+            return f"its part {name} does not have the shape of {tuple(held.shape)}"
+    return ""
+
+
 def apply(change: Change, weights: Tensors) -> Tensors:
     """Return `weights` after the change."""
     added = expand(change, weights)

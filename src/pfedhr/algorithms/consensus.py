@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithms.admission import misshapen
 from pfedhr.algorithms.needs import at_least, public_batches
 from pfedhr.algorithms.own import OwnNetwork
 from pfedhr.algorithms.private import train_beside
@@ -65,6 +66,11 @@ class ByConsensus(OwnNetwork):
     def message(self, server: Consensus, client: str) -> Consensus:
         """Return the consensus."""
         return server
+
+    def faults(self, server: Consensus, replies: Mapping[str, PublicScores], view: ServerView) -> dict[str, str]:
+        """Return which replies are no logits on the round's public subset."""
+        shape = min(self.public_examples, len(view.public)), view.classes
+        return misshapen({client: one.logits for client, one in replies.items()}, shape)
 
     def server_step(
         self, server: Consensus, replies: Mapping[str, PublicScores], view: ServerView

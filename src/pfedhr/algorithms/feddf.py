@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, Setup
+from pfedhr.algorithms.admission import unfit
 from pfedhr.algorithms.held import Held, KeepsShared
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
 from pfedhr.algorithms.private import common_weights, or_common, restore, train_privately, weights_of
@@ -118,6 +119,10 @@ class FedDF(KeepsShared):
         weights, metrics = train_privately(view, or_common(shared, view.network, view.seed))
         return Held(weights, shared), upload(view.network, weights, inputs, message.known), metrics
 
+    def faults(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> dict[str, str]:
+        """Return which uploads make no network for the public inputs."""
+        return unfit(replies, server.known, 0, view)
+
     def server_step(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> tuple[Fusions, Metrics]:
         """Average the networks of each structure, and teach each average what all know together."""
         if not replies:
@@ -125,8 +130,6 @@ class FedDF(KeepsShared):
         watch = Stopwatch()
         sent = {client: replies[client] for client in sorted(replies)}
         known = learn_structures(server.known, sent)
-        for one in sent.values():
-            rebuild(known[one.structure], one.weights)  # raises ParcelError for weights of another network
         fused = {structure: mean_by_examples(cohort) for structure, cohort in by_structure(sent).items()}
         losses: dict[str, float] = {}
         # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.

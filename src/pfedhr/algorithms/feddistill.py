@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithms.admission import unclassed
 from pfedhr.algorithms.needs import at_least
 from pfedhr.algorithms.own import Own, OwnNetwork
 from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Down, Latest, class_means, merge, on
@@ -58,6 +59,10 @@ class FedDistill(OwnNetwork):
         metrics = train_model(view, model, self._term(message, examples.labels))
         outputs = predict(model, examples.inputs).softmax(1)
         return Own(weights_of(model)), class_means(outputs, examples.labels), metrics
+
+    def faults(self, server: Latest, replies: Mapping[str, ClassMeans], view: ServerView) -> dict[str, str]:
+        """Return which replies are no means of outputs."""
+        return unclassed(replies, view.classes, view.classes)
 
     def server_step(self, server: Latest, replies: Mapping[str, ClassMeans], view: ServerView) -> tuple[Latest, Metrics]:
         """Keep everyone's last outputs."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithms.admission import unclassed
 from pfedhr.algorithms.held import Shared
 from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.own import Own
@@ -51,6 +52,10 @@ class FedGH(SharedHead):
         """Train with the header that came, then take the class means of the features."""
         weights, metrics = train_privately(view, with_head(view.network, state, message))
         return Own(weights), private_means(view, weights), metrics
+
+    def faults(self, server: Shared, replies: Mapping[str, ClassMeans], view: ServerView) -> dict[str, str]:
+        """Return which replies are no class means of features that the header takes."""
+        return unclassed(replies, view.classes, server.weights["weight"].shape[1] if server.weights else None)
 
     def server_step(self, server: Shared, replies: Mapping[str, ClassMeans], view: ServerView) -> tuple[Shared, Metrics]:
         """Train the header on the means."""

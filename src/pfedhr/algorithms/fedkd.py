@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, SettingError, Setup
+from pfedhr.algorithms.admission import miscounted
 from pfedhr.algorithms.averaging import weighted_mean
-from pfedhr.algorithms.compression import Change, apply, change_size, compress, differences, expand
+from pfedhr.algorithms.compression import Change, apply, change_fault, change_size, compress, differences, expand
 from pfedhr.algorithms.mutual import CommonNetwork
 from pfedhr.algorithms.needs import above_zero, at_least, shares
 from pfedhr.algorithms.private import common_weights, initial_weights, or_common, restore, train, weights_of
@@ -146,6 +147,11 @@ class FedKD(CommonNetwork):
             weights_of(mentor.model), projection.weight.detach().cpu(), received, message.since + len(message.changes)
         )
         return after, Learnt(change, len(view.train)), {"loss": last, "change_size_share": share}
+
+    def faults(self, server: Mentee, replies: Mapping[str, Learnt], view: ServerView) -> dict[str, str]:
+        """Return which replies are no changes of the mentee, or of no examples."""
+        found = {client: change_fault(one.change, server.weights) for client, one in replies.items()}
+        return miscounted(replies) | {client: fault for client, fault in found.items() if fault}
 
     def server_step(self, server: Mentee, replies: Mapping[str, Learnt], view: ServerView) -> tuple[Mentee, Metrics]:
         """Return the mentee after the mean change, compressed: what clients can make of it is what it becomes here."""

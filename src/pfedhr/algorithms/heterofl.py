@@ -30,6 +30,7 @@ from pfedhr.algorithms.slices import (
     Shapes,
     Slice,
     divide,
+    head_of,
     is_slice,
     joined,
     measure_statistics,
@@ -37,9 +38,10 @@ from pfedhr.algorithms.slices import (
     scaled,
     shapes_of,
     silence,
+    slice_fault,
     slice_of,
 )
-from pfedhr.heads import Extractor, HeadError, head_name
+from pfedhr.heads import Extractor, HeadError
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
@@ -148,6 +150,13 @@ class HeteroFL(KeepsShared):
         present = tuple(int(label) for label in labels.unique())
         return Held(weights_of(model), shared), Slice(trained | statistics, present), {"loss": last}
 
+    def faults(self, server: GlobalNetwork, replies: Mapping[str, Slice], view: ServerView) -> dict[str, str]:
+        """Return which replies are no slices of the global network."""
+        network = ModelSpec(self.global_network, tuple(view.public.inputs.shape[1:]), view.classes)
+        complete = or_common(server.weights, network, view.seed)
+        found = {client: slice_fault(part, complete, head_of(network), view.classes) for client, part in replies.items()}
+        return {client: fault for client, fault in found.items() if fault}
+
     def server_step(
         self, server: GlobalNetwork, replies: Mapping[str, Slice], view: ServerView
     ) -> tuple[GlobalNetwork, Metrics]:
@@ -156,9 +165,8 @@ class HeteroFL(KeepsShared):
             return server, {}
         network = ModelSpec(self.global_network, tuple(view.public.inputs.shape[1:]), view.classes)
         old = or_common(server.weights, network, view.seed)
-        head = head_name(build(network, 0), view.classes)
         sent = {client: replies[client] for client in sorted(replies)}
-        new = joined(old, list(sent.values()), (f"{head}.weight", f"{head}.bias"))
+        new = joined(old, list(sent.values()), head_of(network))
         shapes = {client: {name: tuple(value.shape) for name, value in part.weights.items()} for client, part in sent.items()}
         return GlobalNetwork(new, server.shapes | shapes), {}
 

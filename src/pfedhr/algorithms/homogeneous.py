@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithms.admission import miscounted, unlike
 from pfedhr.algorithms.averaging import plain_mean, weighted_mean
 from pfedhr.algorithms.held import Held, KeepsShared, SendsShared, Shared
 from pfedhr.algorithms.needs import one_structure
@@ -37,11 +38,20 @@ class Homogeneous(SendsShared, KeepsShared):
         """Return the initial weights that all clients begin with."""
         return Held(common_weights(view.network, view.seed), None)
 
+    def faults(self, server: Shared, replies: Mapping[str, Trained], view: ServerView) -> dict[str, str]:
+        """Return which replies are of other weights than the shared ones, or of no examples."""
+        return trained_faults(server, replies)
+
     def server_step(self, server: Shared, replies: Mapping[str, Trained], view: ServerView) -> tuple[Shared, Metrics]:
         """Return the mean of the replies by their examples, or what was where there are none."""
         if not replies:
             return server, {}
         return Shared(mean(replies)), {}
+
+
+def trained_faults(server: Shared, replies: Mapping[str, Trained]) -> dict[str, str]:
+    """Return which replies are of other weights than the shared ones, or of no examples."""
+    return miscounted(replies) | unlike({client: one.weights for client, one in replies.items()}, server.weights)
 
 
 def mean(replies: Mapping[str, Trained], by_examples: bool = True) -> Tensors:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView
 from pfedhr.algorithms.held import Shared
-from pfedhr.algorithms.homogeneous import Trained, mean
+from pfedhr.algorithms.homogeneous import Trained, mean, trained_faults
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import train_privately
 from pfedhr.algorithms.shared_head import SharedHead, take_head, with_head
@@ -32,6 +32,10 @@ class LGFedAvg(SharedHead):
         """Train the whole network with the head that came."""
         weights, metrics = train_privately(view, with_head(view.network, state, message))
         return Own(weights), Trained(take_head(view.network, weights), len(view.train)), metrics
+
+    def faults(self, server: Shared, replies: Mapping[str, Trained], view: ServerView) -> dict[str, str]:
+        """Return which replies are of other heads than the shared one, or of no examples."""
+        return trained_faults(server, replies)
 
     def server_step(self, server: Shared, replies: Mapping[str, Trained], view: ServerView) -> tuple[Shared, Metrics]:
         """Return the mean of the heads by examples."""

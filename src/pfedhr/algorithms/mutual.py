@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, SettingError, Setup
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
+from pfedhr.algorithms.admission import unlike
 from pfedhr.algorithms.held import Held, KeepsShared, SendsShared, Shared
 from pfedhr.algorithms.private import initial_weights, or_common, restore, train, weights_of
 from pfedhr.models import ModelSpec, check_last_batch, check_network
@@ -67,6 +68,12 @@ class Mutual(CommonNetwork, SendsShared, KeepsShared):
     def shared_network(self, view: ClientView) -> ModelSpec:
         """Return what the common network is made of."""
         return self.common(view.network.shape, view.network.classes)
+
+    def faults(self, server: Shared, replies: Mapping[str, CommonWeights], view: ServerView) -> dict[str, str]:
+        """Return which replies are of another network than the common one."""
+        network = self.common(tuple(view.public.inputs.shape[1:]), view.classes)
+        common = or_common(server.weights, network, view.seed)
+        return unlike({client: one.weights for client, one in replies.items()}, common)
 
     def learn_together(self, state: Held, message: Shared, view: ClientView, loss: PairLoss) -> tuple[Held, Tensors, Metrics]:
         """Train the client's own network and the common one on the same batches; return its state and the common weights.

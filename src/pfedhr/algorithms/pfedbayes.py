@@ -25,6 +25,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, SettingError, Setup
+from pfedhr.algorithms.admission import unlike
 from pfedhr.algorithms.averaging import mixed, plain_mean
 from pfedhr.algorithms.needs import above_zero, at_least, one_structure, shares
 from pfedhr.algorithms.private import common_weights, restore, train, weights_of
@@ -113,6 +114,12 @@ class PFedBayes(Algorithm):
         last = train(view, pair, loss, training=replace(view.training, weight_decay=0.0))
         own, shared = pair.split()
         return Believed(own, message.shared.means if message.shared else None), shared, {"loss": last}
+
+    def faults(self, server: Prior, replies: Mapping[str, Distribution], view: ServerView) -> dict[str, str]:
+        """Return which replies are of other distributions than the shared one."""
+        means, rhos = ({client: getattr(one, part) for client, one in replies.items()} for part in ("means", "rhos"))
+        shared = server.shared
+        return unlike(means, shared and shared.means) | unlike(rhos, shared and shared.rhos)
 
     def server_step(self, server: Prior, replies: Mapping[str, Distribution], view: ServerView) -> tuple[Prior, Metrics]:
         """Return the mixture of the old distribution and the plain mean of the replies; of the mean alone at first."""

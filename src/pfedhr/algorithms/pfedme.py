@@ -110,6 +110,14 @@ class PFedMe(Homogeneous):
                 held.lerp_(own, self.shared_learning_rate * self.envelope)
         return value.item()
 
+    def faults(  # pyright: ignore[reportIncompatibleMethodOverride]  - replies are of reply_type
+        self, server: Shared, replies: Mapping[str, Moved], view: ServerView
+    ) -> dict[str, str]:
+        """Return what those of other homogeneous methods have, or name buffers that are not among the weights."""
+        strays = {client: sorted(set(one.buffers) - one.weights.keys()) for client, one in replies.items()}
+        named = {client: f"its buffers {names[:3]} are not among its weights" for client, names in strays.items() if names}
+        return named | super().faults(server, replies, view)
+
     def server_step(  # pyright: ignore[reportIncompatibleMethodOverride]  - replies are of reply_type
         self, server: Shared, replies: Mapping[str, Moved], view: ServerView
     ) -> tuple[Shared, Metrics]:

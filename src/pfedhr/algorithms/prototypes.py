@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, Setup
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setup
+from pfedhr.algorithms.admission import unclassed
 from pfedhr.algorithms.needs import at_least, common_features
 from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Down, on, private_means
 from pfedhr.algorithms.private import initial_weights, restore, train, weights_of
@@ -43,6 +46,11 @@ class Prototypical(Algorithm):
     def init_client(self, view: ClientView) -> Guided:
         """Return the client's initial weights and no prototypes."""
         return Guided(initial_weights(view), None)
+
+    def faults(self, server: Any, replies: Mapping[str, ClassMeans], view: ServerView) -> dict[str, str]:
+        """Return which replies are no class means of features as wide as those that the server has."""
+        width = next((one.means.shape[1] for one in server.latest.sent.values()), None)
+        return unclassed(replies, view.classes, width)
 
     def client_step(self, state: Guided, message: Down, view: ClientView) -> tuple[Guided, ClassMeans, Metrics]:
         """Train near the prototypes, then take the client's own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,26 @@ def rates_of(network: ModelSpec, global_network: ModelSpec) -> dict[str, float]:
 def slice_of(weights: Tensors, shapes: Shapes) -> Tensors:
     """Return the slice of a global network's weights that has these shapes: the first entries along every axis."""
     return {name: weights[name][_region(shape)].clone() for name, shape in shapes.items()}
+
+
+def head_of(network: ModelSpec) -> tuple[str, str]:
+    """Return the names of the last layer's weights, whose rows are classes."""
+    name = head_name(build(network, 0), network.classes)
+    return f"{name}.weight", f"{name}.bias"
+
+
+def slice_fault(part: Slice, complete: Tensors, head: Sequence[str], classes: int) -> str:
+    """Return what a slice has that one of the network with these weights and so many classes cannot have, or nothing."""
+    if part.weights.keys() != complete.keys():
+        return f"it has other tensors: {sorted(part.weights.keys() ^ complete.keys())[:3]}"
+    for name, value in complete.items():
+        given = part.weights[name]
+        fits = given.dim() == value.dim() and not any(map(operator.gt, given.shape, value.shape))
+        if given.dtype != value.dtype or not fits or (name in head and len(given) != classes):
+            return f"{name} is {str(given.dtype)[6:]} of shape {tuple(given.shape)}, no slice of {tuple(value.shape)}"
+    if not part.classes or len(set(part.classes)) < len(part.classes) or not set(part.classes) <= set(range(classes)):
+        return f"its classes are not different numbers below {classes}"
+    return ""
 
 
 def joined(old: Tensors, sent: Sequence[Slice], head: tuple[str, ...]) -> Tensors:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
+from pfedhr.algorithms.admission import unfit
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
 from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
@@ -162,6 +163,10 @@ class Teaching(Algorithm):
     def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:
         """Return the weights that private training starts from: those it ended with."""
         return state.weights
+
+    def faults(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> dict[str, str]:
+        """Return which uploads make no network for the public inputs that can be cut into blocks."""
+        return unfit(replies, server.known, self.most_blocks, view)
 
     def personal_model(self, state: Taught, view: ClientView) -> nn.Module:
         """Return the client's network."""

@@ -8,7 +8,6 @@ in every engine.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import secrets
 from dataclasses import dataclass, replace
@@ -24,9 +23,8 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import parse
 from pfedhr.inference import one_thread
 from pfedhr.models import ModelSpec, build
-from pfedhr.transport import Order, Report, Scores, handle
+from pfedhr.transport import LOG, Order, Report, Scores, handle
 
-LOG = logging.getLogger("pfedhr")
 RUN = re.compile(r"[0-9a-f]{16}(-local)?")
 """What runs are called: nothing that could lead out of a client's folder."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Literal, Protocol
 
 from pfedhr.errors import PfedhrError
 
-LOG = logging.getLogger("pfedhr")
 PAUSES = 0.02, 0.5
 """Seconds between two looks for answers: the first, and the longest that it grows to."""
 

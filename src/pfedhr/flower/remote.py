@@ -13,11 +13,11 @@ from pfedhr.algorithm import ServerView
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
 from pfedhr.flower.errands import Answer, Errand
-from pfedhr.flower.mailbox import LOG, PAUSES, Delivery, FederationError, Letter, Mailbox, wait
+from pfedhr.flower.mailbox import PAUSES, Delivery, FederationError, Letter, Mailbox, wait
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Store
 from pfedhr.parcel import ParcelError, pack, unpack
-from pfedhr.transport import Order, Report
+from pfedhr.transport import LOG, Admit, Order, Report
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Remote:
         """Return the client's state as the run counts it, where the server can see it."""
         return self._states(client, self._since(client))
 
-    def exchange(self, outbox: Mapping[str, Order]) -> dict[str, Report]:
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
         """Return the reports that came and were taken, in the order of the outbox.
 
         A round with fewer replies than engine.min_clients is tried again, as often as engine.retries says. Raises
@@ -69,7 +69,10 @@ class Remote:
         reports: dict[str, Report] = {}
         for attempt in range(options.retries + 1):
             reports |= self._ask({client: order for client, order in outbox.items() if client not in reports}, fewest)
-            if (replies := sum(report.reply is not None for report in reports.values())) >= fewest:
+            replied = {client: report.reply for client, report in reports.items() if report.reply is not None}
+            refused = admit(replied)
+            reports = {client: report for client, report in reports.items() if client not in refused}
+            if (replies := len(replied) - len(refused)) >= fewest:
                 self._note(reports, outbox)
                 return {client: reports[client] for client in outbox if client in reports}
             LOG.warning("%d of %d clients replied, at least %d were wanted: attempt %d", replies, asked, fewest, attempt + 1)
@@ -140,8 +143,6 @@ class Remote:
                 raise FederationError(f"it answers as {answer.client[:60]!r} in round {answer.round}")
             if (delivery.body is None) is not (order.message is None) or (answer.scores is None) is order.evaluate:
                 raise FederationError("its answer lacks what was asked for, or holds more")
-            if delivery.body is not None:
-                unpack(self._experiment.algorithm.reply_type, delivery.body)
             report = answer.report(delivery.body)
         except (FederationError, ParcelError, ValueError) as error:
             LOG.warning("the answer of client %s in round %d is refused: %s", client, order.round, error)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from pfedhr.flower.errands import Presence, RollCall
-from pfedhr.flower.mailbox import LOG, PAUSES, Delivery, FederationError, Letter, Mailbox, wait
+from pfedhr.flower.mailbox import PAUSES, Delivery, FederationError, Letter, Mailbox, wait
 from pfedhr.parcel import ParcelError, pack, unpack
+from pfedhr.transport import LOG
 
 
 class Roster:

@@ -15,12 +15,13 @@ from pfedhr.experiment import EngineOptions, Experiment
 from pfedhr.experiment_file import dump
 from pfedhr.federate import Progress
 from pfedhr.flower.errands import Presence
-from pfedhr.flower.mailbox import LOG, FederationError, Mailbox
+from pfedhr.flower.mailbox import FederationError, Mailbox
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import alone
 from pfedhr.launch import Engine, run_on, spent, stored_experiment
 from pfedhr.run import ClientOutcome, RunDirectory, run_name
+from pfedhr.transport import LOG
 
 CLIENTS = "participants.json"
 """Holds, in the run's directory, who takes part."""

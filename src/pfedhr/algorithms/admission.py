@@ -1,0 +1,111 @@
+"""What is wrong with what clients sent, told before a server's step, so that one client cannot end a round of all.
+
+Every function returns the faults by client. They are of form: what fits and misleads, no look at one reply can tell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pfedhr.algorithm import ServerView
+from pfedhr.algorithms.per_class import ClassMeans
+from pfedhr.algorithms.uploads import Upload, learn_structures, sources_of
+from pfedhr.inference import predict
+from pfedhr.parcel import ParcelError, Tensors
+from pfedhr.reassembly import Blueprint, DecompositionError, input_of, rebuild
+
+MOST_EXAMPLES = 2**40
+"""No client has more; what says so is out to outweigh the others, or broken."""
+
+
+class Counted(Protocol):
+    """A reply that says how many examples it is made of."""
+
+    @property
+    def examples(self) -> int:
+        """How many."""
+        ...
+
+
+def miscounted(replies: Mapping[str, Counted]) -> dict[str, str]:
+    """Return the faults of replies of no examples, or of impossibly many."""
+    return {
+        client: f"it says that it is made of {one.examples} examples"
+        for client, one in replies.items()
+        if not 1 <= one.examples <= MOST_EXAMPLES
+    }
+
+
+def unlike(sent: Mapping[str, Tensors], model: Tensors | None) -> dict[str, str]:
+    """Return the faults of weights that are not of the form of `model`, or where there is none yet, of most clients'."""
+    forms = {client: _form(weights) for client, weights in sorted(sent.items())}
+    if not forms:
+        return {}
+    wanted = _form(model) if model is not None else Counter(forms.values()).most_common(1)[0][0]
+    return {client: _difference(dict(form), dict(wanted)) for client, form in forms.items() if form != wanted}
+
+
+Form = tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]
+
+
+def _form(weights: Tensors) -> Form:
+    return tuple(sorted((name, (str(value.dtype), tuple(value.shape))) for name, value in weights.items()))
+
+
+def _difference(found: dict[str, tuple[str, tuple[int, ...]]], wanted: dict[str, tuple[str, tuple[int, ...]]]) -> str:
+    name = min(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    return f"{name[:60]!r} is {found.get(name, 'missing')}, not {wanted.get(name, 'expected')}"
+
+
+def misshapen(sent: Mapping[str, Tensor], shape: tuple[int, ...]) -> dict[str, str]:
+    """Return the faults of tensors that are not finite float32 of this shape."""
+    return {
+        client: f"it is {str(value.dtype)[6:]} of shape {tuple(value.shape)}, not finite float32 of {shape}"
+        for client, value in sent.items()
+        if value.dtype != torch.float32 or tuple(value.shape) != shape or not value.isfinite().all()
+    }
+
+
+def unclassed(sent: Mapping[str, ClassMeans], classes: int, width: int | None) -> dict[str, str]:
+    """Return the faults of class means that are none of `classes`, or not `width` wide: None for the width that most have."""
+    if width is None and sent:
+        widths = Counter(one.means.shape[-1] if one.means.dim() else 0 for _, one in sorted(sent.items()))
+        width = widths.most_common(1)[0][0]
+    faults: dict[str, str] = {}
+    for client, one in sent.items():
+        faults |= misshapen({client: one.means}, (len(one.classes) if one.classes.dim() == 1 else 0, width or 0))
+        if not _are_classes(one.classes, classes):
+            faults[client] = f"its classes are not different numbers below {classes}"
+        elif one.counts.dtype != torch.int64 or one.counts.shape != one.classes.shape or one.counts.min() < 1:
+            faults[client] = "its counts are not one positive number a class"
+    return faults
+
+
+def _are_classes(numbers: Tensor, classes: int) -> bool:
+    if numbers.dtype != torch.int64 or numbers.dim() != 1 or not len(numbers):
+        return False
+    return bool(numbers.min() >= 0 and numbers.max() < classes and len(numbers.unique()) == len(numbers))
+
+
+def unfit(uploads: Mapping[str, Upload], known: Mapping[str, Blueprint], most: int, view: ServerView) -> dict[str, str]:
+    """Return the faults of uploads that make no network from the public inputs to finite logits, of at most `most` blocks."""
+    faults = miscounted(uploads)
+    inputs = view.public.take(torch.arange(min(2, len(view.public)))).ready(view.device).inputs
+    for client, sent in uploads.items():
+        try:
+            (source,) = sources_of({client: sent}, learn_structures(known, {client: sent}), most).values()
+            network = rebuild(source.blueprint, source.weights).to(view.device)
+            taken, given = input_of(source.blueprint, 1), source.plans[-1].out_shape
+            if (taken.dtype, taken.shape[1:], given) != (inputs.dtype, inputs.shape[1:], (view.classes,)):
+                faults[client] = f"its network leads from {str(taken.dtype)[6:]} {tuple(taken.shape[1:])} to {given}"
+            elif not predict(network, inputs).isfinite().all():
+                faults[client] = "its network's logits are not finite"
+        # The last two are torch's, where a network meets values that the example in its blueprint did not show.
+        except (ParcelError, DecompositionError, RuntimeError, IndexError) as error:
+            faults[client] = str(error)
+    return faults

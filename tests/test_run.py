@@ -32,6 +32,7 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.launch import resume, start, stored_experiment
 from pfedhr.models import ModelSpec, build
+from pfedhr.processes import Processes
 from pfedhr.run import RunDirectory, RunError
 
 
@@ -272,6 +273,13 @@ def test_a_run_stopped_by_the_user_says_how_to_go_on(tmp_path: Path) -> None:
     assert printed == ""
     assert errors.strip() == f"pfedhr: stopped; go on with: pfedhr run --resume {path}"
     until(partial(all_ended, workers))
+
+
+def test_ctrl_c_cannot_reach_workers_even_while_they_start() -> None:
+    with Processes(2) as processes:
+        blocked = list(processes.run(signal.pthread_sigmask, [(signal.SIG_BLOCK, [])] * 4))
+    assert blocked == [{signal.SIGINT}] * 4
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_only_one_process_runs_in_a_directory(undisturbed: Path) -> None:

@@ -7,11 +7,13 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any, TypeVar
 
 import torch
@@ -60,7 +62,8 @@ class Processes:
         waiting: deque[Future[Result]] = deque()
         try:
             for each in arguments:
-                waiting.append(self._pool.submit(_carry_out, task, each))
+                with _uninterrupted():
+                    waiting.append(self._pool.submit(_carry_out, task, each))
                 if len(waiting) == AHEAD * self._count:
                     yield waiting.popleft().result()
             while waiting:
@@ -74,8 +77,21 @@ class Processes:
                 future.cancel()
 
 
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Keep Ctrl-C, which is the main process's to answer, from the processes that are started inside the block, for good.
+
+    Signals that are blocked when a process starts are blocked in it from its first moment, while it imports torch too.
+    """
+    ensure_running()  # else it is started inside the block, and unblocks what is blocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(lifeline: Connection, prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(1)
     if prepare:

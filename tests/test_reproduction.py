@@ -55,7 +55,7 @@ def test_every_published_number_has_its_cell(target: str, scale: str) -> None:
             assert place.method in made[f"{place.partition}/{place.public}/{place.value}"], place
     for name, methods in made.items():
         partition, public, _ = name.split("/")
-        assert partition in ("iid", "classes")
+        assert partition in ("iid", "classes", "dirichlet")
         assert public in ("labelled", "unlabelled")
         assert next(iter(methods)) == "local"  # the question is always whether a client is better off
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import pytest
 import torch
 from methods import suited
+from torch import Tensor
 from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.pfedhr import PFedHR
-from pfedhr.algorithms.private import initial_weights
-from pfedhr.algorithms.stopwatch import Stopwatch
+from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.teacher import Teacher, TuningJob, teacher_network, tune, weights_in
 from pfedhr.algorithms.teaching import Lesson, Taught
 from pfedhr.algorithms.uploads import describe_network, upload
@@ -27,6 +29,7 @@ OWN = PFedHR(groups=3, candidates=2, tuning_epochs=1, probe=8, teachers="own")
 FORMS = [
     OWN,
     dataclasses.replace(OWN, tuning_targets="both", start="teacher"),
+    dataclasses.replace(OWN, tuning_targets="both", donors="all", start="teacher", distil_weight=1.0),
     dataclasses.replace(OWN, tuning_targets="cohort", start="teacher", most_blocks=2, groups=2),
     dataclasses.replace(OWN, teachers="reassembled", tuning_targets="both"),
 ]
@@ -82,15 +85,38 @@ def test_training_starts_from_the_tuned_network() -> None:
     assert algorithm._begin(Taught(tuned, None), Lesson(teacher, ()), other) is tuned
 
 
-def test_the_mean_prediction_is_that_of_all_uploads() -> None:
-    cohort = make_cohort("cnn1", "mlp")
-    networks = list(teachers_of(dataclasses.replace(OWN, tuning_epochs=0), cohort).values())
-    view = alone(lambda map: cohort.server_view(1, map))
-    found = OWN._mean_prediction(networks, view, Stopwatch())
+@pytest.mark.parametrize(
+    ("donors", "heard"), [("active", ["client02", "client03"]), ("all", ["client00", "client02", "client03"])]
+)
+def test_the_mean_prediction_is_that_of_the_uploads_of_all_donors(donors: Literal["active", "all"], heard: list[str]) -> None:
+    """Of a client that is heard again, here client02, only the last upload counts."""
+    algorithm, cohort = dataclasses.replace(OWN, tuning_targets="both", donors=donors), make_cohort("cnn1", "mlp")
+    targets: list[Tensor | None] = []
+
+    def watched(work: Any, jobs: Sequence[TuningJob], result: type[Any]) -> list[Any]:
+        targets[:] = [job.targets for job in jobs]
+        return [work(job, view) for job in jobs]
+
+    view = cohort.server_view(1, watched)
+    server = algorithm.init_server(view)
+    for clients, seed in ((["client00", "client02"], 0), (["client02", "client03"], 1)):
+        views = {client: dataclasses.replace(cohort.client_view(client, 1), seed=seed) for client in clients}
+        sent = {
+            client: upload(one.network, initial_weights(one), one.train.ready(one.device).inputs, ())
+            for client, one in views.items()
+        }
+        server, _ = algorithm.server_step(server, sent, view)
     inputs = view.public.ready(view.device).inputs
-    for place, image in enumerate(inputs):
-        mean = sum(predict(teacher_network(one), image[None])[0].softmax(0) for one in networks) / len(networks)
-        torch.testing.assert_close(found[place].exp(), mean)
+    seeds = {"client00": 0, "client02": 1, "client03": 1}
+    said = []
+    for client in heard:
+        one = dataclasses.replace(cohort.client_view(client, 1), seed=seeds[client])
+        said.append(predict(restore(one.network, initial_weights(one)), inputs).softmax(1))
+    assert len(targets) == 2
+    for found in targets:
+        assert found is not None
+        torch.testing.assert_close(found.exp(), sum(said) / len(said))
+    assert list(server.said) == (["client00", "client02", "client03"] if donors == "all" else [])
 
 
 @pytest.mark.parametrize("labels", [True, False])

@@ -61,7 +61,7 @@ def server_view(cohort: Cohort, round: int = 1, algorithm: PFedClub = SMALL) -> 
 
 
 def step(cohort: Cohort, algorithm: PFedClub = SMALL, round: int = 1) -> tuple[Teachers, dict[str, object]]:
-    return algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), server_view(cohort, round, algorithm))
+    return algorithm.server_step(Teachers({}, {}, {}, {}), uploads_of(cohort), server_view(cohort, round, algorithm))
 
 
 def images_of(cohort: Cohort) -> torch.Tensor:
@@ -217,7 +217,7 @@ def test_a_candidate_of_several_clients_is_tuned_once() -> None:
             jobs.extend(given)
             return view.map(work, given, result)
 
-        _, metrics = algorithm.server_step(Teachers({}, {}, {}), uploads, replace(view, map=watched))
+        _, metrics = algorithm.server_step(Teachers({}, {}, {}, {}), uploads, replace(view, map=watched))
         recipes = [job.teacher.recipe for job in jobs]
         assert len(set(recipes)) == len(recipes)
         assert set(recipes) >= {Recipe(tuple(BlockRef(client, at) for at in (1, 2, 3, 4))) for client in cohort.networks}
@@ -348,8 +348,8 @@ def test_a_client_keeps_its_last_teacher() -> None:
 def test_the_order_of_replies_does_not_matter() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=4)
     uploads = uploads_of(cohort)
-    first, _ = SMALL.server_step(Teachers({}, {}, {}), uploads, server_view(cohort))
-    second, _ = SMALL.server_step(Teachers({}, {}, {}), dict(reversed(uploads.items())), server_view(cohort))
+    first, _ = SMALL.server_step(Teachers({}, {}, {}, {}), uploads, server_view(cohort))
+    second, _ = SMALL.server_step(Teachers({}, {}, {}, {}), dict(reversed(uploads.items())), server_view(cohort))
     assert pack(first) == pack(second)
 
 

@@ -37,6 +37,7 @@ from pfedhr.seeding import generator, seeded
 from pfedhr.zoo import ModelError
 
 SMALL = PFedHR(groups=3, candidates=4, tuning_epochs=1, probe=8)
+NOTHING = Teachers({}, {}, {}, {})
 
 
 def upload_of(cohort: Cohort, client: str) -> Upload:
@@ -98,7 +99,7 @@ def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
 
     algorithm = PFedHR(groups=2, candidates=100, tuning_epochs=0, repeat_groups=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, metrics = algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
+    server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     assert max(metrics["similarity"][0]) == pytest.approx(1, abs=1e-5)  # it was a candidate
     assert server.made[server.waiting["client00"]].recipe != own
 
@@ -106,7 +107,7 @@ def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
 def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     view = InProcess(SMALL, Workers(cohort)).server_view
-    server, _ = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), view(1))
+    server, _ = SMALL.server_step(NOTHING, uploads_of(cohort), view(1))
     assert set(server.waiting) == {"client00", "client01"}
     lesson = SMALL.message(server, "client00")
     client_view = cohort.client_view("client00", 2)
@@ -126,7 +127,7 @@ def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:
 def test_no_replies_leave_the_teachers_waiting() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     view = InProcess(SMALL, Workers(cohort)).server_view
-    server, _ = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), view(1))
+    server, _ = SMALL.server_step(NOTHING, uploads_of(cohort), view(1))
     after, metrics = SMALL.server_step(server, {}, view(2))
     assert after is server
     assert metrics == {"candidates": 0}
@@ -134,7 +135,7 @@ def test_no_replies_leave_the_teachers_waiting() -> None:
 
 def test_an_old_teacher_is_not_used_beyond_its_age() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
-    server, _ = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
+    server, _ = SMALL.server_step(NOTHING, uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
     state = Taught(initial_weights(cohort.client_view("client00", 1)), SMALL.message(server, "client00").teacher)
     view = cohort.client_view("client00", 3)
     alone, _, _ = Local().client_step(Own(state.weights), None, view)
@@ -147,7 +148,7 @@ def test_an_old_teacher_is_not_used_beyond_its_age() -> None:
 def test_a_teacher_is_rebuilt_as_it_was_tuned() -> None:
     cohort = make_cohort("cnn1", "cnn4", "mlp", clients=3)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
-    server, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
+    server, metrics = SMALL.server_step(NOTHING, uploads_of(cohort), view)
     teacher = SMALL.message(server, "client01").teacher
     job = TuningJob(teacher, Training(1, 8, 1e-3), 0.5)
     tuned = tune(job, view)
@@ -196,7 +197,7 @@ def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() 
     cohort = make_cohort("cnn1", "mlp", clients=4)
     algorithm = PFedHR(groups=2, candidates=4, tuning_epochs=0, average_structures=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, metrics = algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
+    server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     assert set(server.waiting) == set(cohort.networks)
     assert len(metrics["similarity"]) == 4
     assert {ref.owner for teacher in server.made.values() for ref in teacher.recipe.blocks} <= {"client00+1", "client01+1"}
@@ -209,9 +210,7 @@ def test_where_no_candidate_exists_fewer_groups_are_tried() -> None:
     # Two chains of four: no candidate has five blocks, so no five groups can all be in one.
     for groups in (7, 5):
         algorithm = PFedHR(groups=groups, tuning_epochs=0, probe=16)
-        _, metrics = algorithm.server_step(
-            Teachers({}, {}, {}), uploads_of(cohort), InProcess(algorithm, Workers(cohort)).server_view(1)
-        )
+        _, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), InProcess(algorithm, Workers(cohort)).server_view(1))
         assert 2 <= len(metrics["groups"]) < 5
         assert metrics["candidates"] >= 1
 
@@ -226,7 +225,7 @@ def lookalikes(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
 def test_where_the_rules_allow_nothing_clients_train_without_a_teacher() -> None:
     cohort = make_cohort(f"{__name__}:lookalikes", clients=3)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
-    server, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
+    server, metrics = SMALL.server_step(NOTHING, uploads_of(cohort), view)
     assert metrics["candidates"] == 0
     assert (server.waiting, server.made) == ({}, {})
     assert SMALL.message(server, "client00") == Lesson(None, tuple(server.known))
@@ -236,8 +235,8 @@ def test_the_order_and_the_names_of_replies_do_not_matter() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=4)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
     uploads = uploads_of(cohort)
-    first, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads, view)
-    second, again = SMALL.server_step(Teachers({}, {}, {}), dict(reversed(uploads.items())), view)
+    first, metrics = SMALL.server_step(NOTHING, uploads, view)
+    second, again = SMALL.server_step(NOTHING, dict(reversed(uploads.items())), view)
     assert pack(first) == pack(second)
     assert {name: value for name, value in metrics.items() if "seconds" not in name} == {
         name: value for name, value in again.items() if "seconds" not in name
@@ -249,7 +248,7 @@ def test_teachers_that_clients_share_are_kept_once_and_only_while_one_waits() ->
     algorithm = PFedHR(groups=3, candidates=1, tuning_epochs=0, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view
     uploads = uploads_of(cohort)
-    server, _ = algorithm.server_step(Teachers({}, {}, {}), uploads, view(1))
+    server, _ = algorithm.server_step(NOTHING, uploads, view(1))
     assert (len(server.waiting), len(server.made)) == (4, 1)
     later, _ = algorithm.server_step(
         server, {client: uploads[client] for client in ("client00", "client01", "client02")}, view(2)
@@ -263,7 +262,7 @@ def test_the_only_upload_of_its_structure_is_not_its_own_teacher_when_structures
     cohort = make_cohort("cnn1", "mlp", clients=2)
     algorithm = PFedHR(groups=2, candidates=200, tuning_epochs=0, average_structures=True, repeat_groups=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, _ = algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
+    server, _ = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     for client in cohort.networks:
         assert str(algorithm.message(server, client).teacher.recipe) != " ".join(f"{client}.{at}" for at in (1, 2, 3, 4))
 
@@ -271,7 +270,7 @@ def test_the_only_upload_of_its_structure_is_not_its_own_teacher_when_structures
 def test_the_size_of_a_teacher_is_told_beside_its_students() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     uploads = uploads_of(cohort)
-    server, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads, InProcess(SMALL, Workers(cohort)).server_view(1))
+    server, metrics = SMALL.server_step(NOTHING, uploads, InProcess(SMALL, Workers(cohort)).server_view(1))
     for client, sent in uploads.items():
         own = sum(value.numel() for value in sent.weights.values())
         teacher = sum(value.numel() for value in SMALL.message(server, client).teacher.weights.values())
@@ -283,8 +282,8 @@ def test_stitches_of_several_layers_go_down_with_their_teacher() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     algorithm = replace(SMALL, stitch_layers=3)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, metrics = algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
-    _, plain = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
+    server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
+    _, plain = SMALL.server_step(NOTHING, uploads_of(cohort), view)
     assert metrics["candidates"] == plain["candidates"]
     teacher = algorithm.message(server, "client00").teacher
     stitches = {name.split(".")[0] for name in teacher.weights if name.startswith("stitch")}
@@ -304,7 +303,7 @@ def test_full_stitches_are_told() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     algorithm = PFedHR(groups=3, candidates=4, tuning_epochs=1, stitch="full", probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
-    server, metrics = algorithm.server_step(Teachers({}, {}, {}), uploads_of(cohort), view)
+    server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     assert all(metrics["full_stitches"][client] >= 1 for client in cohort.networks)
     assert all(metrics["stitch_sizes"][client] > 0 for client in cohort.networks)
     teacher_network(algorithm.message(server, "client00").teacher)
@@ -324,7 +323,7 @@ def test_a_teacher_equal_to_the_student_teaches_nothing() -> None:
 
 def test_stages_are_timed_and_groups_told() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
-    _, metrics = SMALL.server_step(Teachers({}, {}, {}), uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
+    _, metrics = SMALL.server_step(NOTHING, uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
     stages = ["profile", "group", "propose", "assemble", "tune", "match"]
     assert [name for name in metrics if "seconds" in name] == [f"{stage}_seconds" for stage in stages]
     members = sorted(name for group in metrics["groups"] for name in group)
@@ -384,14 +383,14 @@ def test_weights_of_another_network_are_refused() -> None:
     swapped = replace(uploads["client00"], weights=uploads["client01"].weights)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
     with pytest.raises(ParcelError, match="the weights are not those of the blueprint"):
-        SMALL.server_step(Teachers({}, {}, {}), {**uploads, "client00": swapped}, view)
+        SMALL.server_step(NOTHING, {**uploads, "client00": swapped}, view)
 
 
 def test_a_structure_is_described_once_and_a_server_that_knows_it_is_sent_its_hash_only() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     view = InProcess(SMALL, Workers(cohort)).server_view
     first = uploads_of(cohort)
-    server, _ = SMALL.server_step(Teachers({}, {}, {}), first, view(1))
+    server, _ = SMALL.server_step(NOTHING, first, view(1))
     lesson = SMALL.message(server, "client01")
     assert set(lesson.known) == {sent.structure for sent in first.values()}
     client_view = cohort.client_view("client01", 2)
@@ -401,7 +400,7 @@ def test_a_structure_is_described_once_and_a_server_that_knows_it_is_sent_its_ha
     after, _ = SMALL.server_step(server, {"client01": again}, view(2))
     assert after.known == server.known
     with pytest.raises(ParcelError, match=r"client01 uploaded a network of structure .* which it never described"):
-        SMALL.server_step(Teachers({}, {}, {}), {"client01": again}, view(2))
+        SMALL.server_step(NOTHING, {"client01": again}, view(2))
 
 
 def test_a_draft_is_what_its_recipe_assembles_and_carries_only_the_blocks_that_it_uses() -> None:

@@ -9,7 +9,7 @@ Departures from the paper, which leaves them open: groups by k-medoids; a stitch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,6 +49,8 @@ class PFedHR(Teaching):
     """What a client learns from: the reassembled candidate that suits it, or its own network as the server has tuned it."""
     tuning_targets: Literal["labels", "cohort", "both"] = field(default="labels", metadata={QUIET: True})
     """What candidates learn: the labels (NT-Xent without any), the mean prediction of all uploads, or both."""
+    donors: Literal["active", "all"] = field(default="active", metadata={QUIET: True})
+    """Whose uploads make that prediction: those of this round's clients, or the last one of each that ever took part."""
     start: Literal["own", "teacher"] = field(default="own", metadata={QUIET: True})
     """What private training starts from: the client's own weights, or its network as the server has tuned it, if that came."""
 
@@ -101,23 +103,26 @@ class PFedHR(Teaching):
             own = bank if sources is uploads else deposit_sources(uploads, view.device)
             chains = {client: Recipe(own.chain(client)) for client in uploads if drafts or self.teachers == "own"}
             clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
-        targets = None if self.tuning_targets == "labels" or not clones else self._mean_prediction(clones.values(), view, watch)
+        said: Tensors = {}
+        if self._knows_aim and clones:
+            with watch("ensemble_seconds"):
+                said = {client: self._softmax(clones[chain], view) for client, chain in chains.items()}
+        heard = said if self.donors == "active" else {**server.said, **said}
+        targets = torch.stack([heard[client] for client in sorted(heard)]).mean(0).log() if heard else None
         with watch("tune_seconds"):
             aims = (self.contrastive_temperature, False, targets, self.tuning_targets != "cohort")
             jobs = [TuningJob(one, self._tuning, *aims) for one in (drafts | clones).values()]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match_seconds"):
-            teachers, said = self._choose(chains, recipes, tuned)
+            teachers, told = self._choose(chains, recipes, tuned)
         names = [[str(ref) for ref in members] for members in groups]
-        metrics = {"candidates": len(recipes), "groups": names, **said, **watch.seconds}
-        return server.after(replies.keys(), teachers, known), metrics
+        metrics = {"candidates": len(recipes), "groups": names, **told, **watch.seconds}
+        return server.after(replies.keys(), teachers, known, said if self.donors == "all" else {}), metrics
 
-    def _mean_prediction(self, networks: Iterable[Teacher], view: ServerView, watch: Stopwatch) -> Tensor:
-        """Return the mean softmax (n, classes) of the networks on the public data, as `soft_targets`."""
-        inputs = view.public.ready(view.device).inputs
-        with watch("ensemble_seconds"):
-            outputs = [predict(teacher_network(one).to(view.device), inputs) for one in networks]
-            return torch.stack([soft_targets(logits).exp() for logits in outputs]).mean(0).log().cpu()
+    def _softmax(self, network: Teacher, view: ServerView) -> Tensor:
+        """Return the softmax (n, classes) of a network on the public data, on the CPU."""
+        logits = predict(teacher_network(network).to(view.device), view.public.ready(view.device).inputs)
+        return soft_targets(logits).exp().cpu()
 
     def _choose(
         self, chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +31,28 @@ from pfedhr.seeding import generator, seeded
 class Teachers:
     """The server's state: which teacher waits for which client, by its name in `made`; and the structures of networks by hash.
 
-    Clients may share a teacher, so each is kept once, for as long as one waits for it.
+    Clients may share a teacher, so each is kept once, for as long as one waits for it. `said`: the softmax (n, classes) of
+    clients' last uploads on the public data, where a method goes on hearing clients that do not take part.
     """
 
     waiting: dict[str, str]
     made: dict[str, Teacher]
     known: dict[str, Blueprint]
+    said: Tensors
 
-    def after(self, arrived: Collection[str], new: Mapping[str, Teacher], known: dict[str, Blueprint]) -> Teachers:
-        """Return the state once the clients that replied have had their teachers, and `new` ones wait for some."""
+    def after(
+        self,
+        arrived: Collection[str],
+        new: Mapping[str, Teacher],
+        known: dict[str, Blueprint],
+        said: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Teachers:
+        """Return the state once the clients that replied have had their teachers, `new` ones wait for some, and some `said`."""
         names = {client: f"{teacher.round}: {teacher.recipe}" for client, teacher in new.items()}
         waiting = {client: name for client, name in self.waiting.items() if client not in arrived} | names
         made = self.made | {names[client]: teacher for client, teacher in new.items()}
-        return Teachers(waiting, {name: made[name] for name in sorted(set(waiting.values()))}, known)
+        kept = {name: made[name] for name in sorted(set(waiting.values()))}
+        return Teachers(waiting, kept, known, dict(sorted({**self.said, **said}.items())))
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ class Teaching(Algorithm):
 
     def init_server(self, view: ServerView) -> Teachers:
         """Return no teachers."""
-        return Teachers({}, {}, {})
+        return Teachers({}, {}, {}, {})
 
     def init_client(self, view: ClientView) -> Taught:
         """Return the client's initial weights and no teacher."""

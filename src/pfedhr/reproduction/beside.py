@@ -5,10 +5,10 @@ from __future__ import annotations
 from pfedhr.report.comparison import mean_and_spread, method_rows
 from pfedhr.report.sheet import Sheet
 from pfedhr.reproduction.published import published_beside
-from pfedhr.reproduction.targets import PARTITIONS, Conditions, Target
+from pfedhr.reproduction.targets import Conditions, Target
 from pfedhr.results import Results
 
-HEADS = {"iid": "IID", "classes": "two classes"}
+HEADS = {"iid": "IID", "classes": "two classes", "dirichlet": "Dirichlet"}
 
 
 def beside_sheet(target: Target, scale: str, results: Results, data: str) -> Sheet:
@@ -20,11 +20,12 @@ def beside_sheet(target: Target, scale: str, results: Results, data: str) -> She
             there = published_beside(target.name, setting, row.method, data)
             cells = (mean_and_spread(row.mean, row.spread), "" if there is None else str(there))
             found.setdefault((at.public, at.value, row.method), {})[at.partition] = cells
+    partitions = [partition for partition in HEADS if any(partition in ours for ours in found.values())]
     rows = [
-        [*place, *(cell for partition in PARTITIONS for cell in ours.get(partition, ("", "")))] for place, ours in found.items()
+        [*place, *(cell for partition in partitions for cell in ours.get(partition, ("", "")))] for place, ours in found.items()
     ]
     headings = ["public", target.axis or "value", "method"]
-    headings += [f"{HEADS[partition]}, {whose}" for partition in PARTITIONS for whose in ("ours", "published")]
+    headings += [f"{HEADS[partition]}, {whose}" for partition in partitions for whose in ("ours", "published")]
     others = "other splits" if scale == "paper" else "other splits and the whole protocol"
     title = f"{target.title}, {data}: mean accuracy in percent; the published numbers are of {others}"
     return Sheet(title, headings, rows).filled()

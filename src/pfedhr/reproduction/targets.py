@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -111,20 +112,42 @@ def _varying(field: str, values: Sequence[Any], labels: Sequence[bool]) -> Calla
 
 
 def _ablation(scale: Scale, base: Experiment) -> Iterator[Setting]:
-    """Yield the paper's form beside others: in what teachers are, in what they learn, and in where training starts."""
+    """Yield the paper's form, then that with one piece after the other, up to the form of `own_form`."""
     paper = _pfedhr(base)
-    own = replace(paper, teachers="own")
     for partition in PARTITIONS:
         for labelled in PUBLIC:
             aim = "both" if labelled else "cohort"
             setting = _setting(base, partition, labelled, "", ("local-public", paper) if labelled else (paper,))
-            forms = {
-                "reassembled-ensemble": replace(paper, tuning_targets=aim),
-                "own": own,
-                "own-ensemble": replace(own, tuning_targets=aim),
-                "own-ensemble-start": replace(own, tuning_targets=aim, start="teacher"),
-            }
+            forms = {"reassembled-ensemble": replace(paper, tuning_targets=aim)}
+            form = paper
+            for piece, values in own_form(labelled).items():
+                forms[piece] = form = replace(form, **values)
             yield replace(setting, methods={**setting.methods, **forms})
+
+
+def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    """Yield the settings of Table 2 with pFedHR in its better form beside the paper's, and clients of Dirichlet proportions."""
+    paper = _pfedhr(base)
+    forms = {labelled: replace(paper, **ChainMap(*own_form(labelled).values())) for labelled in PUBLIC}
+    for setting in _table2(scale, base):
+        labelled = Conditions.parse(setting.name).public == PUBLIC[True]
+        yield replace(setting, methods={**setting.methods, "paper": paper, "pfedhr": forms[labelled]})
+    uneven = replace(base, data=replace(base.data, alpha=0.3))
+    for labelled in PUBLIC:
+        others = ("local-public",) if labelled else ()
+        yield _setting(uneven, "dirichlet", labelled, "", (*others, forms[labelled]))
+
+
+def own_form(labelled: bool) -> dict[str, dict[str, Any]]:
+    """Return the pieces that turn the paper's form into the better one, each with what it sets, in their order."""
+    return {
+        "own": {"teachers": "own"},
+        "own-ensemble": {"tuning_targets": "both" if labelled else "cohort"},
+        "own-ensemble-start": {"start": "teacher"},
+        "all-donors": {"donors": "all"},
+        "longer": {"tuning_epochs": 10},
+        "heavier": {"distil_weight": 1.0},
+    }
 
 
 def _figure7(scale: Scale, base: Experiment) -> Iterator[Setting]:
@@ -147,8 +170,11 @@ def _pfedhr(base: Experiment) -> PFedHR:
 
 _AVERAGED = "uploads of one structure are averaged before grouping, as in the paper"
 _ABLATION = (
-    "own: one's own network, tuned; ensemble: tuned on the uploads' mean prediction, too; start: training starts from it"
+    "each form has what the one before has. own: one's own network, tuned; ensemble: tuned on the uploads' mean prediction, "
+    "too; start: training starts from it; all-donors: the mean of all last uploads; longer: ten epochs of tuning instead "
+    "of three; heavier: a weight of distillation of 1 instead of 0.2"
 )
+_BENEFIT = "pfedhr is the form that the ablation ends with, paper the paper's; dirichlet: proportions of Dirichlet(0.3) a class"
 _TARGETS = (
     Target("table2", "Heterogeneous networks, 12 clients", "", PAPER_SETS, _table2),
     Target("table3", "Heterogeneous networks, 100 clients", "", ("svhn",), _table3, _AVERAGED),
@@ -159,6 +185,7 @@ _TARGETS = (
     Target("figure5", "How deep stitches are", "layers a stitch", ("svhn",), _varying("stitch_layers", (1, 2, 3), (True,))),
     Target("figure6", "How long teachers are tuned", "epochs", ("svhn",), _varying("tuning_epochs", (3, 4, 5), (True,))),
     Target("figure7", "The teacher of one client at two rounds", "", ("svhn",), _figure7, "a group may give several blocks"),
+    Target("benefit", "Who is better off than alone", "", PAPER_SETS, _benefit, _BENEFIT),
     Target("ablation", "What each piece of pFedHR brings", "", PAPER_SETS, _ablation, _ABLATION),
 )
 

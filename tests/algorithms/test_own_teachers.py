@@ -32,6 +32,7 @@ FORMS = [
     dataclasses.replace(OWN, tuning_targets="both", donors="all", start="teacher", distil_weight=1.0),
     dataclasses.replace(OWN, tuning_targets="cohort", start="teacher", most_blocks=2, groups=2),
     dataclasses.replace(OWN, teachers="reassembled", tuning_targets="both"),
+    dataclasses.replace(OWN, teachers="reassembled", stitch_start="solved", tuning_epochs=0),
 ]
 
 
@@ -166,3 +167,34 @@ def test_unlabelled_vectors_can_be_learnt_from_the_cohort_and_a_start_needs_own_
         PFedHR(groups=2, start="teacher").check(setup)
     assert OWN.public_use(labelled=True) == "labels at the server"
     assert dataclasses.replace(OWN, tuning_targets="cohort").public_use(labelled=True) == "inputs at the server"
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_solved_stitches_and_heads_are_nearer_to_what_donors_know_and_touch_no_block(labelled: bool) -> None:
+    """Untuned candidates of trained networks: with torch's first weights they guess, with solved ones they know something."""
+    cohort = make_cohort("cnn1", "cnn2", labelled=labelled, epochs=8)
+    algorithm = PFedHR(groups=3, candidates=8, tuning_epochs=0, probe=16)
+    sent = {}
+    for client in cohort.networks:
+        view = cohort.client_view(client, 1)
+        _, sent[client], _ = algorithm.client_step(algorithm.init_client(view), Lesson(None, ()), view)
+    view = alone(lambda map: cohort.server_view(1, map))
+    tests = cohort.federation.clients["client00"].test.ready(view.device)
+
+    def accuracies(form: PFedHR) -> tuple[dict[str, Teacher], list[float]]:
+        server, _ = form.server_step(form.init_server(view), sent, view)
+        made = {str(one.recipe): one for one in server.made.values()}
+        right = [
+            (predict(teacher_network(one), tests.inputs).argmax(1) == tests.labels).float().mean() for one in made.values()
+        ]
+        return made, [float(share) for share in right]
+
+    random, before = accuracies(algorithm)
+    solved, after = accuracies(dataclasses.replace(algorithm, stitch_start="solved"))
+    assert sum(after) / len(after) > sum(before) / len(before) + 0.2
+    shared = random.keys() & solved.keys()
+    assert shared
+    for recipe in shared:
+        for name, value in solved[recipe].weights.items():
+            if name.startswith("block"):
+                assert torch.equal(value, random[recipe].weights[name])

@@ -15,10 +15,21 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pfedhr.algorithm import QUIET, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.teacher import Teacher, Tuned, TuningJob, assign, described, teacher_network, tune, weights_in
+from pfedhr.algorithms.teacher import (
+    Teacher,
+    Tuned,
+    TuningJob,
+    assign,
+    described,
+    teacher_network,
+    tune,
+    weights_in,
+    with_joints,
+)
 from pfedhr.algorithms.teaching import Lesson, Taught, Teachers, Teaching
 from pfedhr.algorithms.uploads import (
     Upload,
@@ -28,11 +39,17 @@ from pfedhr.algorithms.uploads import (
     learn_structures,
     sources_of,
 )
+from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import soft_targets
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, cut, group, propose
-from pfedhr.seeding import generator
+from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, cut, group, intakes, layout, propose, solved_joints
+from pfedhr.seeding import generator, seeded
+
+SOLVED_ON = 256
+"""How many examples of the probe stitches are solved on at most."""
+LEAST = 1e-3
+"""The least probability that a head is solved for, whose logarithm must not outweigh all others."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,8 @@ class PFedHR(Teaching):
     """What candidates learn: the labels (NT-Xent without any), the mean prediction of all uploads, or both."""
     donors: Literal["active", "all"] = field(default="active", metadata={QUIET: True})
     """Whose uploads make that prediction: those of this round's clients, or the last one of each that ever took part."""
+    stitch_start: Literal["random", "solved"] = field(default="random", metadata={QUIET: True})
+    """What stitches and heads begin with: torch's initial weights, or the solution of ridge regression on the probe."""
     start: Literal["own", "teacher"] = field(default="own", metadata={QUIET: True})
     """What private training starts from: the client's own weights, or its network as the server has tuned it, if that came."""
 
@@ -104,12 +123,16 @@ class PFedHR(Teaching):
             chains = {client: Recipe(own.chain(client)) for client in uploads if drafts or self.teachers == "own"}
             clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
         said: Tensors = {}
-        if self._knows_aim and clones:
+        if clones and (self._knows_aim or self.stitch_start == "solved"):
             with watch("ensemble_seconds"):
                 said = {client: self._softmax(clones[chain], view) for client, chain in chains.items()}
         heard = said if self.donors == "active" else {**server.said, **said}
-        targets = torch.stack([heard[client] for client in sorted(heard)]).mean(0).log() if heard else None
+        mean = torch.stack([heard[client] for client in sorted(heard)]).mean(0) if heard else None
+        if self.stitch_start == "solved" and mean is not None:
+            with watch("solve_seconds"):
+                drafts = self._solved(drafts, bank, mean, view)
         with watch("tune_seconds"):
+            targets = mean.log() if self._knows_aim and mean is not None else None
             aims = (self.contrastive_temperature, False, targets, self.tuning_targets != "cohort")
             jobs = [TuningJob(one, self._tuning, *aims) for one in (drafts | clones).values()]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
@@ -118,6 +141,24 @@ class PFedHR(Teaching):
         names = [[str(ref) for ref in members] for members in groups]
         metrics = {"candidates": len(recipes), "groups": names, **told, **watch.seconds}
         return server.after(replies.keys(), teachers, known, said if self.donors == "all" else {}), metrics
+
+    def _solved(
+        self, drafts: Mapping[Recipe, Teacher], bank: BlockBank, mean: Tensor, view: ServerView
+    ) -> dict[Recipe, Teacher]:
+        """Return the drafts with stitches that are solved, and heads that lead to `mean` (n, classes), labels or both."""
+        places = self._probe(view)[:SOLVED_ON]
+        public = view.public.take(places).ready(view.device)
+        wanted = mean[places].to(view.device)
+        if isinstance(public, Examples) and self.tuning_targets != "cohort":
+            wanted = (wanted + functional.one_hot(public.labels, view.classes)) / 2
+        intake = intakes(bank, public.inputs)
+        solved: dict[Recipe, Teacher] = {}
+        for recipe, one in drafts.items():
+            parts = layout(recipe, bank, self.stitch, self.stitch_layers)
+            with seeded(view.seed, view.round, str(recipe), "stitches"):  # for what is too wide to be solved
+                joints = solved_joints(parts, bank, intake, public.inputs, wanted.clamp(min=LEAST).log())
+            solved[recipe] = with_joints(one, parts, joints)
+        return solved
 
     def _softmax(self, network: Teacher, view: ServerView) -> Tensor:
         """Return the softmax (n, classes) of a network on the public data, on the CPU."""

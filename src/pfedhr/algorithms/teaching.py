@@ -199,8 +199,11 @@ class Teaching(Algorithm):
 
     def _similarity(self, bank: BlockBank, view: ServerView) -> Similarity:
         """Return how alike the blocks are on public examples, the same in every round."""
-        order = torch.randperm(len(view.public), generator=generator(view.seed, "probe"))
-        return block_similarity(profile(bank, view.public.take(order[: self.probe]).ready(view.device).inputs))
+        return block_similarity(profile(bank, view.public.take(self._probe(view)).ready(view.device).inputs))
+
+    def _probe(self, view: ServerView) -> Tensor:
+        """Return the places of the public examples that blocks are compared on."""
+        return torch.randperm(len(view.public), generator=generator(view.seed, "probe"))[: self.probe]
 
     @property
     def _tuning(self) -> Training:

@@ -11,6 +11,7 @@ from pfedhr.reassembly.plans import BlockPlan, cut, rebuild_blocks
 from pfedhr.reassembly.rebuilding import input_of, rebuild
 from pfedhr.reassembly.recipes import RULES, Recipe, Rules, Search, propose
 from pfedhr.reassembly.similarity import Profile, Similarity, block_similarity, cka, hsic, profile
+from pfedhr.reassembly.solving import intakes, solved_joints
 from pfedhr.reassembly.stitching import StitchError, StitchKind, stitch
 from pfedhr.reassembly.symbolic import DecompositionError
 from pfedhr.reassembly.vocabulary import DescriptionError, register
@@ -52,6 +53,7 @@ __all__ = [
     "group",
     "hsic",
     "input_of",
+    "intakes",
     "layout",
     "match",
     "match_logits",
@@ -61,5 +63,6 @@ __all__ = [
     "rebuild_blocks",
     "register",
     "run_chain",
+    "solved_joints",
     "stitch",
 ]

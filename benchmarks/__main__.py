@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from benchmarks import blueprint, demo, fit, flower, help, overhead, rounds, similarity, table2, teacher, workers
+from benchmarks import blueprint, demo, fit, flower, help, overhead, rounds, server, similarity, table2, teacher, workers
 from benchmarks.timing import Measurement
 from pfedhr.machine import machine, versions
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Measurement]]] = {
     "overhead": overhead.measure,
     "workers": workers.measure,
     "rounds": rounds.measure,
+    "server": server.measure,
     "table2": table2.measure,
     "flower": flower.measure,
     "demo": demo.measure,

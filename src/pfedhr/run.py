@@ -242,6 +242,7 @@ def record(result: RoundResult) -> dict[str, Any]:
         "refused": dict(result.refused),
         "evaluated": result.evaluated,
         "accuracy": accuracy,
+        "declined": [client for client, metrics in trained.items() if metrics.get("declined")],
         "losses": {client: metrics.get("loss") for client, metrics in trained.items()},
         **result.server,
     }

@@ -21,7 +21,7 @@ from pfedhr.algorithms.uploads import describe_network, upload
 from pfedhr.federate import Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, Workers, alone
 from pfedhr.inference import predict
-from pfedhr.learning import Training
+from pfedhr.learning import Privacy, Training
 from pfedhr.parcel import unpack
 from pfedhr.reassembly import cut
 
@@ -198,3 +198,36 @@ def test_solved_stitches_and_heads_are_nearer_to_what_donors_know_and_touch_no_b
         for name, value in solved[recipe].weights.items():
             if name.startswith("block"):
                 assert torch.equal(value, random[recipe].weights[name])
+
+
+def test_a_client_declines_a_teacher_that_knows_too_little_of_its_examples() -> None:
+    """One that gets a quarter right, of four classes, beside its own network that gets all."""
+    cohort = make_cohort("mlp", epochs=8)
+    view = cohort.client_view("client00", 1)
+    own, *_ = OWN.client_step(OWN.init_client(view), Lesson(None, ()), view)
+    useful = next(iter(teachers_of(dataclasses.replace(OWN, tuning_epochs=8), cohort).values()))
+    flat = dataclasses.replace(useful, weights={name: torch.zeros_like(value) for name, value in useful.weights.items()})
+    examples = view.train.ready(view.device)
+
+    def right(teacher: Teacher) -> float:
+        return float((predict(teacher_network(teacher), examples.inputs).argmax(1) == examples.labels).float().mean())
+
+    assert right(flat) == 0.25
+    careful, second = dataclasses.replace(OWN, start="teacher", decline_below=0.3), dataclasses.replace(view, round=2)
+    alone, _, _ = careful.client_step(own, Lesson(None, ()), second)
+    after, _, metrics = careful.client_step(own, Lesson(flat, ()), second)
+    assert metrics["declined"] == 1
+    assert equal(after.weights, alone.weights)
+    assert after.teacher is None
+    for form, teacher in (
+        (dataclasses.replace(careful, decline_below=0.2), flat),  # a quarter is enough here
+        (careful, useful),
+    ):
+        taken, _, metrics = form.client_step(own, Lesson(teacher, ()), second)
+        assert "declined" not in metrics
+        assert taken.teacher is teacher
+    # What the comparison tells of the private examples, no noise covers.
+    private = dataclasses.replace(second, privacy=Privacy(noise=1.0, clip=1.0, delta=1e-3, secret=None))
+    taken, _, metrics = careful.client_step(own, Lesson(flat, ()), private)
+    assert "declined" not in metrics
+    assert taken.teacher is flat

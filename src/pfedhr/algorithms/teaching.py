@@ -7,15 +7,15 @@ is tuned, and who gets which.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
+from pfedhr.algorithm import QUIET, Algorithm, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
 from pfedhr.algorithms.admission import unfit
-from pfedhr.algorithms.needs import above_zero, at_least, public_batches
+from pfedhr.algorithms.needs import above_zero, at_least, public_batches, shares
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
 from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
 from pfedhr.algorithms.uploads import Source, Upload, check_description, upload
@@ -85,6 +85,8 @@ class Teaching(Algorithm):
     """Temperature of the distillation."""
     teacher_max_age: int = 0
     """Rounds for which a teacher serves; 0 = until the next one."""
+    decline_below: float = field(default=0.0, metadata={QUIET: True})
+    """A client declines a teacher that gets right less than this share of the private examples that it gets right; 0 = none."""
     tuning_epochs: int = 3
     """Epochs of tuning on the public data."""
     tuning_batch_size: int = 8
@@ -115,6 +117,7 @@ class Teaching(Algorithm):
         """
         at_least(self, groups=2, candidates=1, tuning_epochs=0, tuning_batch_size=1, probe=2)
         at_least(self, distil_weight=0, teacher_max_age=0, most_blocks=0, stitch_layers=1)
+        shares(self, "decline_below")
         above_zero(self, "temperature", "contrastive_temperature", "tuning_learning_rate")
         if self.tuning_epochs:
             if not self._knows_aim and not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
@@ -164,11 +167,26 @@ class Teaching(Algorithm):
         return Lesson(teacher, tuple(sorted(server.known)))
 
     def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
-        """Train on the private data beside the teacher: eq. (6)."""
+        """Train on the private data beside the teacher: eq. (6). One that is declined is as one that never came."""
+        declined = message.teacher is not None and self._declines(message.teacher, state, view)
+        if declined:
+            message = replace(message, teacher=None)
         teacher = message.teacher or state.teacher
         weights, metrics = train_privately(view, self._begin(state, message, view), self._term(teacher, view))
+        metrics |= {"declined": 1} if declined else {}
         sent = upload(view.network, weights, view.train.ready(view.device).inputs, message.known)
         return Taught(weights, teacher), sent, metrics
+
+    def _declines(self, teacher: Teacher, state: Taught, view: ClientView) -> bool:
+        """Return whether the teacher knows too little of the private examples, which no noise covers: so not with privacy."""
+        if not self.decline_below or view.privacy is not None:
+            return False
+        examples = view.train.ready(view.device)
+
+        def right(model: nn.Module) -> int:
+            return int((predict(model.to(view.device), examples.inputs).argmax(1) == examples.labels).sum())
+
+        return right(teacher_network(teacher)) < self.decline_below * right(restore(view.network, state.weights))
 
     def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:
         """Return the weights that private training starts from: those it ended with."""

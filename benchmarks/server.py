@@ -1,0 +1,75 @@
+"""The server's step in the paper's form, with solved stitches, and of one's own network, on the same uploads and candidates.
+
+Four clients of IID examples, each of another network, train twice alone; then the server makes their teachers of 300 labelled
+public examples, with the method's own defaults. Accuracies are of the teachers that clients are given, on the test examples of
+all clients.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from benchmarks.timing import Measurement, Target, interleaved, ratios
+from pfedhr.algorithms.pfedhr import PFedHR
+from pfedhr.algorithms.teacher import teacher_network
+from pfedhr.algorithms.teaching import Lesson
+from pfedhr.algorithms.uploads import Upload
+from pfedhr.experiment_file import load_experiment
+from pfedhr.in_process import Cohort, alone
+from pfedhr.launch import prepare
+from pfedhr.learning import evaluate
+from pfedhr.reassembly import rebuild
+
+REPEATS = 3
+FORMS = {
+    "solved": PFedHR(stitch_start="solved", tuning_epochs=0),
+    "own": PFedHR(teachers="own", tuning_targets="both", donors="all", start="teacher", tuning_epochs=10, tuning_batch_size=32),
+}
+
+
+def measure() -> Iterator[Measurement]:
+    """Yield how long the paper's step takes, what share of that each other form takes, and what their teachers know."""
+    whole = load_experiment("two-classes")
+    data = replace(whole.data, examples=3000, partition="iid")
+    cohort = prepare(replace(whole, data=data, public=replace(whole.public, share=0.1)))
+    uploads = _uploads(cohort)
+    view = alone(lambda map: cohort.server_view(2, map))
+    forms = {"paper": PFedHR(), **FORMS}
+    teachers: dict[str, list[torch.nn.Module]] = {}
+
+    def step(name: str) -> None:
+        form = forms[name]
+        server, _ = form.server_step(form.init_server(view), uploads, view)
+        teachers[name] = [teacher_network(server.made[made]) for made in server.waiting.values()]
+
+    paper, *others = interleaved(*(lambda name=name: step(name) for name in forms), repeats=REPEATS)
+    donors = [rebuild(one.blueprint, one.weights) for one in uploads.values() if one.blueprint]
+    yield Measurement("donors' accuracy", _accuracies(cohort, donors), "", note="the uploads themselves")
+    yield Measurement("paper, server", paper, "s", note=f"{len(view.public)} public examples")
+    known = _accuracies(cohort, teachers["paper"])
+    yield Measurement("paper, teachers' accuracy", known, "")
+    for name, found in zip(FORMS, others, strict=True):
+        yield Measurement(f"{name}, server / paper's", ratios(found, paper), "x", Target(0.1, at_least=False))
+        limit = Target(statistics.median(known), at_least=True)
+        yield Measurement(f"{name}, teachers' accuracy", _accuracies(cohort, teachers[name]), "", limit)
+
+
+def _uploads(cohort: Cohort) -> dict[str, Upload]:
+    """Return what the first client of each network sends after training twice."""
+    first = {network: client for client, network in reversed(cohort.networks.items())}
+    sent: dict[str, Upload] = {}
+    for client in sorted(first.values())[:4]:
+        state = PFedHR().init_client(cohort.client_view(client, 0))
+        for round in (1, 2):
+            state, sent[client], _ = PFedHR().client_step(state, Lesson(None, ()), cohort.client_view(client, round))
+    return sent
+
+
+def _accuracies(cohort: Cohort, models: list[torch.nn.Module]) -> list[float]:
+    tests = [client.test.ready(cohort.device) for client in cohort.federation.clients.values()]
+    inputs, labels = torch.cat([test.inputs for test in tests]), torch.cat([test.labels for test in tests])
+    return [evaluate(model, inputs, labels).accuracy for model in models]

@@ -49,7 +49,7 @@ def _experiment() -> Experiment:
     whole = load_experiment("two-classes")
     plan = replace(whole.plan, rounds=6, active=4, local_epochs=1)
     clients = replace(whole.clients, count=12)
-    algorithm = PFedHR(candidates=2, tuning_epochs=1)
+    algorithm = PFedHR.paper(candidates=2, tuning_epochs=1)
     return replace(whole, plan=plan, clients=clients, algorithm=algorithm, compare_local=False, workers=1, device="cpu")
 
 

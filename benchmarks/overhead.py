@@ -63,5 +63,5 @@ def _experiment() -> Experiment:
         compare_local=False,
         data=replace(whole.data, examples=2000),
         plan=replace(whole.plan, rounds=3, local_epochs=3),
-        algorithm=PFedHR(candidates=4),
+        algorithm=PFedHR.paper(candidates=4),
     )

@@ -26,8 +26,8 @@ from pfedhr.reassembly import rebuild
 
 REPEATS = 3
 FORMS = {
-    "solved": PFedHR(stitch_start="solved", tuning_epochs=0),
-    "own": PFedHR(teachers="own", tuning_targets="both", donors="all", start="teacher", tuning_epochs=10, tuning_batch_size=32),
+    "solved": PFedHR.paper(stitch_start="solved", tuning_epochs=0),
+    "own": PFedHR(),
 }
 
 
@@ -38,7 +38,7 @@ def measure() -> Iterator[Measurement]:
     cohort = prepare(replace(whole, data=data, public=replace(whole.public, share=0.1)))
     uploads = _uploads(cohort)
     view = alone(lambda map: cohort.server_view(2, map))
-    forms = {"paper": PFedHR(), **FORMS}
+    forms = {"paper": PFedHR.paper(), **FORMS}
     teachers: dict[str, list[torch.nn.Module]] = {}
 
     def step(name: str) -> None:
@@ -63,9 +63,9 @@ def _uploads(cohort: Cohort) -> dict[str, Upload]:
     first = {network: client for client, network in reversed(cohort.networks.items())}
     sent: dict[str, Upload] = {}
     for client in sorted(first.values())[:4]:
-        state = PFedHR().init_client(cohort.client_view(client, 0))
+        state = PFedHR.paper().init_client(cohort.client_view(client, 0))
         for round in (1, 2):
-            state, sent[client], _ = PFedHR().client_step(state, Lesson(None, ()), cohort.client_view(client, round))
+            state, sent[client], _ = PFedHR.paper().client_step(state, Lesson(None, ()), cohort.client_view(client, round))
     return sent
 
 

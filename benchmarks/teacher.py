@@ -51,7 +51,7 @@ def _teacher(networks: dict[str, ModelSpec]) -> Teacher:
 
 
 def _beside(view: ClientView, teacher: Teacher) -> Iterator[Measurement]:
-    network, weights, method = view.network.factory, initial_weights(view), PFedHR()
+    network, weights, method = view.network.factory, initial_weights(view), PFedHR.paper()
     beside, alone = interleaved(
         lambda: method.client_step(Taught(weights, teacher), Lesson(None, ()), view),
         lambda: method.client_step(Taught(weights, None), Lesson(None, ()), view),

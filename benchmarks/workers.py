@@ -57,5 +57,5 @@ def _experiment() -> Experiment:
         data=replace(whole.data, examples=2000),
         clients=ClientOptions(count=8, models=("cnn2",)),
         plan=replace(whole.plan, rounds=1 + ROUNDS, local_epochs=5),
-        algorithm=PFedHR(candidates=8),
+        algorithm=PFedHR.paper(candidates=8),
     )

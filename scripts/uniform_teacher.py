@@ -30,7 +30,7 @@ from pfedhr.reproduction.targets import settings_of
 from pfedhr.statistics import paired_interval
 from pfedhr.study import Cell, cells_of
 
-TEACHER = PFedHR()
+TEACHER = PFedHR.paper()
 
 
 @dataclass(frozen=True)

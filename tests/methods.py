@@ -7,6 +7,7 @@ from toy import make_cohort
 
 from pfedhr.algorithm import Algorithm, Setup
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.pfedhr import PAPER, PFedHR
 from pfedhr.in_process import Cohort
 
 SMALL = {
@@ -29,7 +30,7 @@ SMALL = {
     "fedkemf": {"tuning_epochs": 1, "tuning_batch_size": 8},
     "feddf": {"tuning_epochs": 2, "tuning_batch_size": 8},
     "heterofl": {"global_network": "cnn4-quarter"},
-    "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
+    "pfedhr": {**PAPER, "groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
     "pfedclub": {"groups": 3, "candidates": 2, "tuning_epochs": 1, "probe": 8},
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes"}
@@ -40,7 +41,10 @@ OWN_TEACHERS = {"pfedhr", "pfedclub"}
 """A teacher is made for a client of what it has sent: whoever has sent nothing yet has none."""
 NEEDS_LABELS = {"local-public", "fedmd"}
 NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
-METHODS = [pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS]
+METHODS = [
+    *(pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS),
+    pytest.param(PFedHR(tuning_epochs=2, tuning_batch_size=8), id="pfedhr-own"),
+]
 
 
 def suited(algorithm: Algorithm, *networks: str, **options: int) -> Cohort:

@@ -156,7 +156,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["run", "demo", "--clients.count", "9000"], ["data.partition", "fewer clients"]),
         (["run", "demo", "--plan.active", "99"], ["plan.active = 99", "8 clients only"]),
         (["run", "demo", "--clients.models", "cnn9"], ["'cnn9'", "did you mean"]),
-        (["run", "demo", "--algorithm.groups", "99"], ["algorithm.groups = 99", "blocks only"]),
+        (["run", "demo", "--algorithm.preset", "paper", "--algorithm.groups", "99"], ["algorithm.groups = 99", "blocks only"]),
         (["run", "demo", "--data.name", "mnist", "--data.dir", "/nowhere"], ["/nowhere", "train-images-idx3-ubyte"]),
         (["run", "demo", "--data.name", "emnist"], ["emnist", "mnist"]),
         (["run", "--resume", "/nowhere"], ["/nowhere", "not a run"]),

@@ -6,12 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from pfedhr.algorithm import QUIET
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import DataError
-from pfedhr.experiment import Experiment, ExperimentError
-from pfedhr.experiment_file import dump, load_experiment, parse, presets
+from pfedhr.experiment import EngineOptions, Experiment, ExperimentError
+from pfedhr.experiment_file import dump, load_experiment, override, parse, presets
+
+
+def test_a_preset_of_a_method_brings_its_defaults_and_gives_way_to_what_is_said_besides() -> None:
+    paper = parse('[algorithm]\nname = "pfedhr"\npreset = "paper"\ngroups = 3\ntuning_epochs = 7\n', "a test").algorithm
+    assert paper == PFedHR.paper(groups=3, tuning_epochs=7)
+    own = Experiment(algorithm=PFedHR(groups=3))
+    words = ["--algorithm.tuning-epochs", "7", "--algorithm.preset", "paper"]
+    assert override(own, words).algorithm == PFedHR.paper(groups=3, tuning_epochs=7)
+    assert parse(dump(Experiment(algorithm=paper)), "a test").algorithm == paper
+    with pytest.raises(ExperimentError, match=r"algorithm.preset = 'papre' in a test: known are paper"):
+        parse('[algorithm]\nname = "pfedhr"\npreset = "papre"\n', "a test")
+    with pytest.raises(ExperimentError, match=r"algorithm.preset = 'paper' in the command line: fedmd has none"):
+        override(own, ["--algorithm.name", "fedmd", "--algorithm.preset", "paper"])
 
 
 @pytest.mark.parametrize("name", presets())
@@ -27,16 +39,16 @@ def test_every_field_is_written(name: str) -> None:
     table = tomllib.loads(dump(experiment))
     assert parse(dump(experiment), "dumped") == experiment
     for section in ("data", "public", "clients", "plan", "algorithm"):
-        fields = {field.name for field in dataclasses.fields(getattr(experiment, section)) if QUIET not in field.metadata}
+        fields = {field.name for field in dataclasses.fields(getattr(experiment, section))}
         assert set(table[section]) - {"name"} == fields - {"name"}
     assert table["algorithm"]["name"] == name
 
 
-def test_a_quiet_field_is_written_where_it_says_something() -> None:
-    experiment = Experiment(algorithm=PFedHR(teachers="own"))
+def test_a_quiet_section_is_written_where_it_says_something() -> None:
+    experiment = Experiment(engine=EngineOptions(min_clients=3))
     table = tomllib.loads(dump(experiment))
-    assert table["algorithm"]["teachers"] == "own"
-    assert "start" not in table["algorithm"]
+    assert table["engine"]["min_clients"] == 3
+    assert "privacy" not in table
     assert parse(dump(experiment), "dumped") == experiment
 
 

@@ -51,7 +51,7 @@ def test_teachers_are_made_across_families(preset: str) -> None:
 
 def test_teachers_are_made_of_convolutions_and_attention() -> None:
     cohort = make_cohort("cnn2", "resnet", "mobilenet", "vit", clients=4)
-    made = families(cohort, PFedHR(groups=3, candidates=12, tuning_epochs=0, most_blocks=6, probe=16))
+    made = families(cohort, PFedHR.paper(groups=3, candidates=12, tuning_epochs=0, most_blocks=6, probe=16))
     assert any("vit" in factories and len(factories) > 1 for factories in made)
 
 

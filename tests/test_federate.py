@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_names_client_and_round() -> None:
 
 
 def test_a_tuning_that_is_not_finite_names_recipe_and_round() -> None:
-    algorithm = PFedHR(groups=2, candidates=2, tuning_epochs=3, tuning_learning_rate=1e30, probe=8)
+    algorithm = PFedHR.paper(groups=2, candidates=2, tuning_epochs=3, tuning_learning_rate=1e30, probe=8)
     with Workers(make_cohort("mlp", clients=2)) as crew:
         engine = InProcess(algorithm, crew)
         with pytest.raises(TrainingError, match=r"tuning client\S+ client.* in round 1: the loss is (nan|inf)"):

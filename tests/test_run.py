@@ -56,6 +56,7 @@ active = 2
 local_epochs = 1
 [algorithm]
 name = "pfedhr"
+preset = "paper"
 groups = 2
 candidates = 2
 tuning_epochs = 1
@@ -374,5 +375,5 @@ def test_a_run_may_leave_out_learning_alone(tmp_path: Path) -> None:
 
 def test_experiments_compare_by_value() -> None:
     assert parse(EXPERIMENT, "a") == parse(EXPERIMENT, "b")
-    assert Experiment(algorithm=Local()) != Experiment(algorithm=PFedHR())
+    assert Experiment(algorithm=Local()) != Experiment(algorithm=PFedHR.paper())
     assert ModelSpec("mlp", (1,), 2) == ModelSpec("mlp", (1,), 2)

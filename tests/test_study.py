@@ -33,7 +33,7 @@ from pfedhr.run import read_rounds
 from pfedhr.study import Cell, Setting, cells_of, is_finished, run_cells
 
 BASE = replace(parse(EXPERIMENT, "the test"), compare_local=False)
-TINY = PFedHR(groups=2, candidates=2, tuning_epochs=1, probe=8)
+TINY = PFedHR.paper(groups=2, candidates=2, tuning_epochs=1, probe=8)
 
 
 class Told:

@@ -22,8 +22,8 @@ PublicUse = Literal["none", "inputs at the server", "labels at the server", "inp
 """What a method takes of the public data, and who has to hold it."""
 
 QUIET = "quiet"
-"""In a field's metadata: an experiment's file tells the field only where it is not at its default, so that files stay what they
-were before there was such a field."""
+"""In the metadata of a section: an experiment's file tells it only where it is not at its defaults, so that files stay what
+they were before there was such a section."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -108,6 +108,9 @@ class Algorithm(ABC):
     A method that is covered calls `private.train` once a round, with the view's training and a loss that is a mean over
     examples, and private examples leave no other mark on its state or on what goes up.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Other sets of defaults than the class's, by their names: what `algorithm.preset` may be."""
 
     @abstractmethod
     def check(self, setup: Setup) -> None:

@@ -55,13 +55,15 @@ def parse(text: str, place: str) -> Experiment:
 def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
     """Return the experiment with the fields that a command line sets: --plan.rounds 3 --clients.models cnn1 mlp.
 
-    Another --algorithm.name brings that method's defaults. Raises ExperimentError.
+    Another --algorithm.name brings that method's defaults, an --algorithm.preset those of its preset. Raises ExperimentError.
     """
     table = tomllib.loads(dump(experiment))
     place = "the command line"
     options = dict(_options(words))
     if (method := options.get("algorithm.name", [])) and method != [experiment.algorithm.name]:
         table["algorithm"] = {"name": method[0]}
+    if preset := options.pop("algorithm.preset", []):
+        table["algorithm"] |= _preset(_method(table["algorithm"]["name"], place), " ".join(preset), place)
     kinds = _kinds(Experiment, _method(table["algorithm"]["name"], place))
     for name, values in options.items():
         if name not in kinds:
@@ -120,6 +122,8 @@ def _from_table(cls: Any, table: Any, path: str, place: str) -> Any:
     table = dict(table)
     if cls is Algorithm:
         cls = _method(table.pop("name", "pfedhr"), place)
+        if (preset := table.pop("preset", None)) is not None:
+            table = {**_preset(cls, preset, place), **table}
     known = {item.name for item in dataclasses.fields(cls)}
     kinds = typing.get_type_hints(cls)
     for key in table:
@@ -135,6 +139,14 @@ def _method(name: Any, place: str) -> type[Algorithm]:
         return ALGORITHMS[name]
     hint = _nearest(str(name), ALGORITHMS)
     raise ExperimentError(f"algorithm.name = {name!r} in {place}: {hint}known are {', '.join(ALGORITHMS)}")
+
+
+def _preset(method: type[Algorithm], name: Any, place: str) -> dict[str, Any]:
+    """Return the defaults that a method has under this name of a preset."""
+    if name in method.presets:
+        return dict(method.presets[name])
+    known = f"known are {', '.join(method.presets)}" if method.presets else f"{method.name} has none"
+    raise ExperimentError(f"algorithm.preset = {name!r} in {place}: {known}")
 
 
 def _nearest(name: str, known: Iterable[str], path: str = "") -> str:
@@ -161,7 +173,7 @@ def _from_value(kind: Any, value: Any, path: str, place: str) -> Any:
 
 
 def dump(experiment: Experiment) -> str:
-    """Return the experiment as TOML, every field of it but quiet ones at their defaults: `parse` gives it back."""
+    """Return the experiment as TOML, every field of it but quiet sections at their defaults: `parse` gives it back."""
     fields = dataclasses.fields(experiment)
     plain = {item.name: value for item in fields if not _is_quiet(item, value := getattr(experiment, item.name))}
     lines = [f"{key} = {_toml(value)}" for key, value in plain.items() if not dataclasses.is_dataclass(value)]
@@ -169,10 +181,7 @@ def dump(experiment: Experiment) -> str:
         if dataclasses.is_dataclass(value):
             lines += ["", f"[{section}]"]
             lines += [f"name = {_toml(value.name)}"] if isinstance(value, Algorithm) else []
-            told = {
-                item.name: held for item in dataclasses.fields(value) if not _is_quiet(item, held := getattr(value, item.name))
-            }
-            lines += [f"{name} = {_toml(held)}" for name, held in told.items()]
+            lines += [f"{item.name} = {_toml(getattr(value, item.name))}" for item in dataclasses.fields(value)]
     return "\n".join(lines) + "\n"
 
 

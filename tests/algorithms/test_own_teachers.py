@@ -25,7 +25,7 @@ from pfedhr.learning import Privacy, Training
 from pfedhr.parcel import unpack
 from pfedhr.reassembly import cut
 
-OWN = PFedHR(groups=3, candidates=2, tuning_epochs=1, probe=8, teachers="own")
+OWN = PFedHR.paper(groups=3, candidates=2, tuning_epochs=1, probe=8, teachers="own")
 FORMS = [
     OWN,
     dataclasses.replace(OWN, tuning_targets="both", start="teacher"),
@@ -164,7 +164,7 @@ def test_unlabelled_vectors_can_be_learnt_from_the_cohort_and_a_start_needs_own_
     cohort = make_cohort("mlp", labelled=False)
     setup = Setup(cohort.networks, cohort.federation.public, cohort.training, 2)
     with pytest.raises(SettingError, match=r'algorithm.teachers = "own"'):
-        PFedHR(groups=2, start="teacher").check(setup)
+        PFedHR.paper(groups=2, start="teacher").check(setup)
     assert OWN.public_use(labelled=True) == "labels at the server"
     assert dataclasses.replace(OWN, tuning_targets="cohort").public_use(labelled=True) == "inputs at the server"
 
@@ -173,7 +173,7 @@ def test_unlabelled_vectors_can_be_learnt_from_the_cohort_and_a_start_needs_own_
 def test_solved_stitches_and_heads_are_nearer_to_what_donors_know_and_touch_no_block(labelled: bool) -> None:
     """Untuned candidates of trained networks: with torch's first weights they guess, with solved ones they know something."""
     cohort = make_cohort("cnn1", "cnn2", labelled=labelled, epochs=8)
-    algorithm = PFedHR(groups=3, candidates=8, tuning_epochs=0, probe=16)
+    algorithm = PFedHR.paper(groups=3, candidates=8, tuning_epochs=0, probe=16)
     sent = {}
     for client in cohort.networks:
         view = cohort.client_view(client, 1)

@@ -36,7 +36,7 @@ from pfedhr.reassembly import (
 from pfedhr.seeding import generator, seeded
 from pfedhr.zoo import ModelError
 
-SMALL = PFedHR(groups=3, candidates=4, tuning_epochs=1, probe=8)
+SMALL = PFedHR.paper(groups=3, candidates=4, tuning_epochs=1, probe=8)
 NOTHING = Teachers({}, {}, {}, {})
 
 
@@ -71,7 +71,7 @@ def test_without_weight_on_the_teacher_it_is_local_bit_for_bit() -> None:
     cohort = make_cohort("cnn1", "cnn4", "resnet", "mlp", epochs=2)
     schedule = Schedule(3, 3)
     alone, alone_states = run(Local(), cohort, schedule)
-    taught, taught_states = run(PFedHR(groups=3, candidates=3, tuning_epochs=1, distil_weight=0.0), cohort, schedule)
+    taught, taught_states = run(PFedHR.paper(groups=3, candidates=3, tuning_epochs=1, distil_weight=0.0), cohort, schedule)
     assert [result.active for result in alone] == [result.active for result in taught]
     for client in cohort.networks:
         assert (alone_states[client] is None) == (taught_states[client] is None)
@@ -97,7 +97,7 @@ def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
     assert recipes[matching.choice["client00"]] == own
     assert matching.similarity.max().item() == pytest.approx(1, abs=1e-5)
 
-    algorithm = PFedHR(groups=2, candidates=100, tuning_epochs=0, repeat_groups=True, probe=16)
+    algorithm = PFedHR.paper(groups=2, candidates=100, tuning_epochs=0, repeat_groups=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
     server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     assert max(metrics["similarity"][0]) == pytest.approx(1, abs=1e-5)  # it was a candidate
@@ -140,7 +140,7 @@ def test_an_old_teacher_is_not_used_beyond_its_age() -> None:
     view = cohort.client_view("client00", 3)
     alone, _, _ = Local().client_step(Own(state.weights), None, view)
     for age, taught in ((0, True), (1, False), (2, True)):
-        after, _, _ = PFedHR(teacher_max_age=age).client_step(state, Lesson(None, ()), view)
+        after, _, _ = PFedHR.paper(teacher_max_age=age).client_step(state, Lesson(None, ()), view)
         same = all(torch.equal(alone.weights[name], after.weights[name]) for name in alone.weights)
         assert same is not taught
 
@@ -195,7 +195,7 @@ def test_a_mean_takes_counts_of_any_size() -> None:
 
 def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=4)
-    algorithm = PFedHR(groups=2, candidates=4, tuning_epochs=0, average_structures=True, probe=16)
+    algorithm = PFedHR.paper(groups=2, candidates=4, tuning_epochs=0, average_structures=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
     server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     assert set(server.waiting) == set(cohort.networks)
@@ -209,7 +209,7 @@ def test_where_no_candidate_exists_fewer_groups_are_tried() -> None:
     cohort = make_cohort("mlp", clients=2)
     # Two chains of four: no candidate has five blocks, so no five groups can all be in one.
     for groups in (7, 5):
-        algorithm = PFedHR(groups=groups, tuning_epochs=0, probe=16)
+        algorithm = PFedHR.paper(groups=groups, tuning_epochs=0, probe=16)
         _, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), InProcess(algorithm, Workers(cohort)).server_view(1))
         assert 2 <= len(metrics["groups"]) < 5
         assert metrics["candidates"] >= 1
@@ -245,7 +245,7 @@ def test_the_order_and_the_names_of_replies_do_not_matter() -> None:
 
 def test_teachers_that_clients_share_are_kept_once_and_only_while_one_waits() -> None:
     cohort = make_cohort("mlp", clients=4)
-    algorithm = PFedHR(groups=3, candidates=1, tuning_epochs=0, probe=16)
+    algorithm = PFedHR.paper(groups=3, candidates=1, tuning_epochs=0, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view
     uploads = uploads_of(cohort)
     server, _ = algorithm.server_step(NOTHING, uploads, view(1))
@@ -260,7 +260,7 @@ def test_teachers_that_clients_share_are_kept_once_and_only_while_one_waits() ->
 
 def test_the_only_upload_of_its_structure_is_not_its_own_teacher_when_structures_are_averaged() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
-    algorithm = PFedHR(groups=2, candidates=200, tuning_epochs=0, average_structures=True, repeat_groups=True, probe=16)
+    algorithm = PFedHR.paper(groups=2, candidates=200, tuning_epochs=0, average_structures=True, repeat_groups=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
     server, _ = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     for client in cohort.networks:
@@ -301,7 +301,7 @@ def test_stitches_of_several_layers_go_down_with_their_teacher() -> None:
 
 def test_full_stitches_are_told() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
-    algorithm = PFedHR(groups=3, candidates=4, tuning_epochs=1, stitch="full", probe=16)
+    algorithm = PFedHR.paper(groups=3, candidates=4, tuning_epochs=1, stitch="full", probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
     server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     assert all(metrics["full_stitches"][client] >= 1 for client in cohort.networks)
@@ -316,7 +316,7 @@ def test_a_teacher_equal_to_the_student_teaches_nothing() -> None:
     model, own = initial_network(cohort, "client00"), own_chain(cohort, "client00")
     images = view.train.ready(view.device).inputs
     logits = predict(model, images)
-    term = PFedHR(distil_weight=1.0)._term(own, view)
+    term = PFedHR.paper(distil_weight=1.0)._term(own, view)
     assert term is not None
     assert term(logits, torch.arange(len(images))).item() == pytest.approx(0, abs=1e-6)
 
@@ -343,16 +343,16 @@ def setup_of(cohort: Cohort, active: int = 2) -> Setup:
 )
 def test_settings_out_of_range_are_named(setting: str, value: float) -> None:
     with pytest.raises(SettingError, match=f"algorithm.{setting} = {value}"):
-        PFedHR(**{setting: value}).check(setup_of(make_cohort("mlp")))
+        PFedHR.paper(**{setting: value}).check(setup_of(make_cohort("mlp")))
 
 
 def test_more_groups_than_layers_are_refused_before_training() -> None:
     cohort = make_cohort("cnn1", "cnn3")
-    PFedHR(groups=8).check(setup_of(cohort))
+    PFedHR.paper(groups=8).check(setup_of(cohort))
     with pytest.raises(SettingError, match=r"groups = 9.*8 blocks only.*at most 8"):
-        PFedHR(groups=9).check(setup_of(cohort))
+        PFedHR.paper(groups=9).check(setup_of(cohort))
     with pytest.raises(SettingError, match=r"groups = 5.*4 blocks only"):
-        PFedHR(groups=5, average_structures=True).check(setup_of(cohort))
+        PFedHR.paper(groups=5, average_structures=True).check(setup_of(cohort))
 
 
 def branching(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
@@ -366,15 +366,15 @@ def branching(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
 def test_a_network_that_cannot_be_cut_is_refused_before_training() -> None:
     cohort = make_cohort(f"{__name__}:branching")
     with pytest.raises(DecompositionError, match="Remedies"):
-        PFedHR(groups=2).check(setup_of(cohort))
+        PFedHR.paper(groups=2).check(setup_of(cohort))
     Local().check(setup_of(cohort))
 
 
 def test_unlabelled_tuning_needs_images() -> None:
     setup = Setup({"a": ModelSpec("mlp", (12,), 3)}, Unlabelled(torch.zeros(5, 12)), Training(1, 8, 1e-3), 1)
     with pytest.raises(SettingError, match=r"public.labelled = false.*\(12,\)"):
-        PFedHR(groups=2).check(setup)
-    PFedHR(groups=2, tuning_epochs=0).check(setup)  # nothing to tune
+        PFedHR.paper(groups=2).check(setup)
+    PFedHR.paper(groups=2, tuning_epochs=0).check(setup)  # nothing to tune
 
 
 def test_weights_of_another_network_are_refused() -> None:
@@ -431,7 +431,7 @@ def test_a_teacher_of_parts_that_do_not_fit_is_refused(part: str, message: str) 
 
 def test_public_data_that_leave_a_batch_of_one_are_refused_before_training() -> None:
     cohort = make_cohort("toy:normed")
-    PFedHR(groups=2, tuning_batch_size=8).check(setup_of(cohort))
+    PFedHR.paper(groups=2, tuning_batch_size=8).check(setup_of(cohort))
     with pytest.raises(ModelError, match=r"tuning_batch_size and the public data: 16 examples in batches of 5 leave"):
-        PFedHR(groups=2, tuning_batch_size=5).check(setup_of(cohort))
-    PFedHR(groups=2, tuning_batch_size=5, tuning_epochs=0).check(setup_of(cohort))
+        PFedHR.paper(groups=2, tuning_batch_size=5).check(setup_of(cohort))
+    PFedHR.paper(groups=2, tuning_batch_size=5, tuning_epochs=0).check(setup_of(cohort))

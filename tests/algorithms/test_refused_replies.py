@@ -206,7 +206,7 @@ def test_the_form_that_most_clients_send_is_the_one_that_counts_before_there_is_
 
 
 def test_a_network_for_other_inputs_or_classes_is_refused() -> None:
-    algorithm = PFedHR(groups=2, candidates=2, tuning_epochs=0)
+    algorithm = PFedHR.paper(groups=2, candidates=2, tuning_epochs=0)
     cohort = suited(algorithm, "mlp", clients=2)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
     server = algorithm.init_server(view)

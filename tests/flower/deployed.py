@@ -36,6 +36,7 @@ active = 3
 local_epochs = 1
 [algorithm]
 name = "pfedhr"
+preset = "paper"
 groups = 3
 tuning_epochs = 1
 [engine]

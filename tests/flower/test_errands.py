@@ -32,9 +32,9 @@ def test_only_methods_that_use_public_data_at_clients_ask_clients_for_it(algorit
 
 
 def test_a_shallow_network_is_welcome_where_a_round_of_such_has_blocks_enough(tmp_path: Path) -> None:
-    cohort = suited(PFedHR(groups=3), "mlp")
+    cohort = suited(PFedHR.paper(groups=3), "mlp")
     one = Postbox(cohort, tmp_path).participants[100]
-    problems = [present(one, RollCall(dump(experiment_of(PFedHR(groups=count), cohort)))).problem for count in (12, 100)]
+    problems = [present(one, RollCall(dump(experiment_of(PFedHR.paper(groups=count), cohort)))).problem for count in (12, 100)]
     assert problems[0] == ""
     assert "a round of 4 clients may have" in problems[1]
 

@@ -115,7 +115,8 @@ class Deaf(InProcess):
 def test_an_answer_that_is_lost_or_refused_is_as_if_the_client_had_not_been_asked(
     how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    postbox, schedule, algorithm = Postbox(WIDE, tmp_path), Schedule(3, 4), PFedHR(groups=3, candidates=2, tuning_epochs=1)
+    postbox, schedule = Postbox(WIDE, tmp_path), Schedule(3, 4)
+    algorithm = PFedHR.paper(groups=3, candidates=2, tuning_epochs=1)
     lost("client01", 2, postbox, how)
     with caplog.at_level(logging.WARNING):
         results, states = run(WIDE, postbox, tmp_path, algorithm, schedule)

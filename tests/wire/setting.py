@@ -10,7 +10,7 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.federate import Schedule
 from pfedhr.learning import Training
 
-ALGORITHM = PFedHR(groups=3, candidates=6, tuning_epochs=1, probe=16)
+ALGORITHM = PFedHR.paper(groups=3, candidates=6, tuning_epochs=1, probe=16)
 CLIENTS = ("north", "south")
 SCHEDULE = Schedule(rounds=3, active=2)
 SEED = 0

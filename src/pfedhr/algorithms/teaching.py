@@ -7,13 +7,13 @@ is tuned, and who gets which.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from pfedhr.algorithm import QUIET, Algorithm, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
+from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
 from pfedhr.algorithms.admission import unfit
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches, shares
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
@@ -85,7 +85,7 @@ class Teaching(Algorithm):
     """Temperature of the distillation."""
     teacher_max_age: int = 0
     """Rounds for which a teacher serves; 0 = until the next one."""
-    decline_below: float = field(default=0.0, metadata={QUIET: True})
+    decline_below: float = 0.0
     """A client declines a teacher that gets right less than this share of the private examples that it gets right; 0 = none."""
     tuning_epochs: int = 3
     """Epochs of tuning on the public data."""
@@ -139,11 +139,16 @@ class Teaching(Algorithm):
         depth = {network: len(cut(one.blueprint, self.most_blocks)) for network, one in described.items()}
         lengths = sorted(depth[network] for network in setup.networks.values())[: setup.active]
         fewest = self._fewest_blocks(lengths)
-        if self.groups > fewest:
+        if self._grouped > fewest:
             raise SettingError(
                 f"algorithm.groups = {self.groups}: a round of {setup.active} clients may have {fewest} blocks only; choose at "
                 f"most {fewest} groups, more active clients, or deeper networks"
             )
+
+    @property
+    def _grouped(self) -> int:
+        """How many groups the method makes of a round's blocks."""
+        return self.groups
 
     def _fewest_blocks(self, lengths: Sequence[int]) -> int:
         """Return how many blocks there are to group when the networks of these lengths, in ascending order, reply."""

@@ -30,7 +30,7 @@ PAPER = Scale(
         # One width of features before the last layer in every method, because FedGH needs it.
         clients=ClientOptions(count=12, models=("cnn1", "cnn2", "cnn3", "cnn4"), features=64),
         plan=PlanOptions(rounds=100, active=4, local_epochs=10, batch_size=10),
-        algorithm=PFedHR(),
+        algorithm=PFedHR.paper(),
     ),
     smallest="cnn1",
     largest="cnn4",
@@ -48,7 +48,7 @@ SMALL = Scale(
         public=PublicOptions(share=0.05),
         clients=replace(PAPER.experiment.clients, models=_SMALL_NETWORKS),
         plan=replace(PAPER.experiment.plan, rounds=10, local_epochs=4),
-        algorithm=PFedHR(candidates=4, tuning_batch_size=32),
+        algorithm=PFedHR.paper(candidates=4, tuning_batch_size=32),
     ),
     smallest="cnn1",
     largest="cnn4-quarter",

@@ -1,0 +1,64 @@
+"""Print the tables of docs/method.md from the rows of `benefit` in docs/results: python scripts/summarise_benefit.py"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from pfedhr.report.comparison import MethodRow, mean_and_spread, method_rows, points
+from pfedhr.report.sheet import Sheet
+from pfedhr.results import Results, read_results
+
+FOLDER = Path(__file__).parents[1] / "docs" / "results" / "benefit-small"
+METHODS = ("local", "local-public", "fedmd", "fedgh", "fedkemf", "fccl", "paper", "pfedhr")
+PARTITIONS = {"iid": "IID", "classes": "two classes", "dirichlet": "Dirichlet(0.3)"}
+
+
+def places() -> list[tuple[str, str, Results]]:
+    """Return every setting there is: its data set, its words, and its rows."""
+    found: list[tuple[str, str, Results]] = []
+    for folder in sorted(path for path in FOLDER.iterdir() if path.is_dir()):
+        results = read_results(folder)
+        for setting in results.settings:
+            partition, public, _ = setting.split("/")
+            found.append((folder.name, f"{PARTITIONS[partition]}, {public}", results.of(setting)))
+    return found
+
+
+def means(results: Results) -> list[str]:
+    """Return every method's mean and spread over seeds, the highest in bold, nothing where it was not run."""
+    rows = {row.method: row for row in method_rows(results)}
+    best = max(rows.values(), key=lambda row: row.mean)
+
+    def cell(row: MethodRow | None) -> str:
+        text = mean_and_spread(row.mean, row.spread) if row else ""
+        return f"**{text}**" if row is best else text
+
+    return [cell(rows.get(method)) for method in METHODS]
+
+
+def differences(results: Results) -> list[str]:
+    """Return pfedhr's difference to learning alone, the client that it serves worst, and how many it leaves a point below.
+
+    A client's difference is a mean over the seeds.
+    """
+    (row,) = (row for row in method_rows(results) if row.method == "pfedhr")
+    own, alone = results.accuracies("pfedhr"), results.accuracies("local")
+    clients = {
+        client: 100 * statistics.fmean(own[seed][client] - alone[seed][client] for seed in own) for client in own[min(own)]
+    }
+    return [
+        points(row.to_alone),
+        f"{min(clients.values()):+.1f}",
+        f"{sum(value < -1 for value in clients.values())} of {len(clients)}",
+        f"{100 * (row.teacher or 0):.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    found = places()
+    accuracies = [[data, setting, *means(results)] for data, setting, results in found]
+    print(Sheet("Mean accuracy over all clients (%)", ["data", "clients, public data", *METHODS], accuracies).markdown())
+    headings = ["data", "clients, public data", "to `local`", "worst client", "a point below", "teachers (%)"]
+    rows = [[data, setting, *differences(results)] for data, setting, results in found]
+    print(Sheet("`pfedhr` and learning alone", headings, rows).markdown())

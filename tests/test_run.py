@@ -264,7 +264,13 @@ def test_a_run_stopped_by_the_user_says_how_to_go_on(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-m", "pfedhr", "run", str(file), "--out", str(path), "--workers", "2"]
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit that it is ignored
     )
     until(lambda: (path / "local" / "rounds.jsonl").exists(), process)
     workers = children(process.pid)

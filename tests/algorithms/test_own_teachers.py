@@ -231,3 +231,16 @@ def test_a_client_declines_a_teacher_that_knows_too_little_of_its_examples() -> 
     taken, _, metrics = careful.client_step(own, Lesson(flat, ()), private)
     assert "declined" not in metrics
     assert taken.teacher is flat
+
+
+def test_classes_that_no_donor_thinks_possible_leave_the_tuning_finite() -> None:
+    """Logits so far apart that softmax gives 0, and its logarithm minus infinity."""
+    cohort = make_cohort("mlp", clients=1)
+    view, algorithm = cohort.client_view("client00", 1), dataclasses.replace(OWN, tuning_targets="both")
+    certain = {name: value * 1e4 for name, value in initial_weights(view).items()}
+    sent = {"client00": upload(view.network, certain, view.train.ready(view.device).inputs, ())}
+    server_view = alone(lambda map: cohort.server_view(1, map))
+    server, _ = algorithm.server_step(algorithm.init_server(server_view), sent, server_view)
+    assert not server.said  # of this round alone
+    (teacher,) = server.made.values()
+    assert all(value.isfinite().all() for value in teacher.weights.values())

@@ -157,8 +157,7 @@ class PFedHR(Teaching):
         if clones and (self._knows_aim or self.stitch_start == "solved"):
             with watch("ensemble_seconds"):
                 said = {client: self._softmax(clones[chain], view) for client, chain in chains.items()}
-        heard = said if self.donors == "active" else {**server.said, **said}
-        mean = torch.stack([heard[client] for client in sorted(heard)]).mean(0) if heard else None
+        mean = self._mean_prediction(server.said, said)
         if self.stitch_start == "solved" and mean is not None:
             with watch("solve_seconds"):
                 drafts = self._solved(drafts, bank, mean, view)
@@ -182,14 +181,21 @@ class PFedHR(Teaching):
         wanted = mean[places].to(view.device)
         if isinstance(public, Examples) and self.tuning_targets != "cohort":
             wanted = (wanted + functional.one_hot(public.labels, view.classes)) / 2
-        intake = intakes(bank, public.inputs)
+        intake, outputs = intakes(bank, public.inputs), wanted.clamp(min=LEAST).log()
         solved: dict[Recipe, Teacher] = {}
         for recipe, one in drafts.items():
             parts = layout(recipe, bank, self.stitch, self.stitch_layers)
             with seeded(view.seed, view.round, str(recipe), "stitches"):  # for what is too wide to be solved
-                joints = solved_joints(parts, bank, intake, public.inputs, wanted.clamp(min=LEAST).log())
+                joints = solved_joints(parts, bank, intake, public.inputs, outputs)
             solved[recipe] = with_joints(one, parts, joints)
         return solved
+
+    def _mean_prediction(self, before: Tensors, said: Tensors) -> Tensor | None:
+        """Return the mean (n, classes) of what the donors' last uploads say, nowhere 0, whose logarithm teaches nothing."""
+        heard = said if self.donors == "active" else {**before, **said}
+        if not heard:
+            return None
+        return torch.stack([heard[client] for client in sorted(heard)]).mean(0).clamp(min=torch.finfo(torch.float32).tiny)
 
     def _softmax(self, network: Teacher, view: ServerView) -> Tensor:
         """Return the softmax (n, classes) of a network on the public data, on the CPU."""

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pfedhr.report.comparison import MethodRow, mean_and_spread, method_rows, points
 from pfedhr.report.sheet import Sheet
+from pfedhr.reproduction.beside import HEADS
+from pfedhr.reproduction.targets import Conditions
 from pfedhr.results import Results, read_results
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "benefit-small"
 METHODS = ("local", "local-public", "fedmd", "fedgh", "fedkemf", "fccl", "paper", "pfedhr")
-PARTITIONS = {"iid": "IID", "classes": "two classes", "dirichlet": "Dirichlet(0.3)"}
 
 
 def places() -> list[tuple[str, str, Results]]:
@@ -20,8 +21,8 @@ def places() -> list[tuple[str, str, Results]]:
     for folder in sorted(path for path in FOLDER.iterdir() if path.is_dir()):
         results = read_results(folder)
         for setting in results.settings:
-            partition, public, _ = setting.split("/")
-            found.append((folder.name, f"{PARTITIONS[partition]}, {public}", results.of(setting)))
+            at = Conditions.parse(setting)
+            found.append((folder.name, f"{HEADS[at.partition]}, {at.public}", results.of(setting)))
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 from test_run import EXPERIMENT
 from test_study import Told, timeless
 
+from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.disk import write
 from pfedhr.experiment import ExperimentError
 from pfedhr.experiment_file import parse
@@ -18,7 +19,7 @@ from pfedhr.machine import machine, versions
 from pfedhr.reproduction import SCALES, TARGETS, Scale, redraw, reproduce
 from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.published import Place, published, published_beside
-from pfedhr.reproduction.targets import settings_of
+from pfedhr.reproduction.targets import own_form, settings_of
 from pfedhr.results import ResultsError, collect, read_results
 from pfedhr.study import Setting, cells_of
 
@@ -44,6 +45,11 @@ def test_the_published_numbers_are_the_papers() -> None:
 
 def settings(target: str, scale: str = "paper", data: str = "mnist") -> list[Setting]:
     return settings_of(TARGETS[target], SCALES[scale], data, "DIR")
+
+
+def test_the_ablation_ends_with_the_default_form() -> None:
+    pieces = {field: value for values in own_form(labelled=True).values() for field, value in values.items()}
+    assert PFedHR.paper(**pieces, tuning_batch_size=PFedHR().tuning_batch_size) == PFedHR()
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -66,16 +66,23 @@ def change_fault(change: Change, like: Tensors) -> str:
     """Return why a change is none of weights shaped `like`, or nothing."""
     if change.left.keys() != change.right.keys() or change.whole.keys() & change.left.keys():
         return "its parts do not belong together"
-    if (change.whole.keys() | change.left.keys()) != like.keys():
-        return f"it changes other tensors: {sorted((change.whole.keys() | change.left.keys()) ^ like.keys())[:3]}"
+    if other := (change.whole.keys() | change.left.keys()) ^ like.keys():
+        return f"it changes other tensors: {sorted(other)[:3]}"
     for name, held in like.items():
-        parts = [change.left[name], change.right[name]] if name in change.left else [change.whole[name]]
-        rows, columns = len(held) if held.dim() else 1, held[:1].numel() if held.dim() else 1
-        rank = parts[0].shape[-1] if parts[0].dim() else 0
-        shapes = [(rows, rank), (rank, columns)] if name in change.left else [tuple(held.shape)]
-        if [(part.dtype, tuple(part.shape)) for part in parts] != [(held.dtype, shape) for shape in shapes]:
+        if name in change.whole:
+            fits = change.whole[name].shape == held.shape and change.whole[name].dtype == held.dtype
+        else:
+            fits = _is_product(change.left[name], change.right[name], held)
+        if not fits:
             return f"its part {name} does not have the shape of {tuple(held.shape)}"
     return ""
+
+
+def _is_product(left: Tensor, right: Tensor, held: Tensor) -> bool:
+    """Return whether the product of two matrices is a difference of `held`, as `compress` makes it."""
+    if held.dim() < 2 or left.dim() != 2 or right.dim() != 2 or {left.dtype, right.dtype} != {held.dtype}:
+        return False
+    return left.shape[1] == right.shape[0] and (len(left), right.shape[1]) == held.flatten(1).shape
 
 
 def apply(change: Change, weights: Tensors) -> Tensors:

@@ -50,6 +50,7 @@ def slice_of(weights: Tensors, shapes: Shapes) -> Tensors:
     return {name: weights[name][_region(shape)].clone() for name, shape in shapes.items()}
 
 
+@functools.cache
 def head_of(network: ModelSpec) -> tuple[str, str]:
     """Return the names of the last layer's weights, whose rows are classes."""
     name = head_name(build(network, 0), network.classes)

@@ -1,4 +1,6 @@
-"""The server's step in the paper's form, with solved stitches, and of one's own network, on the same uploads and candidates.
+"""The server's step in the paper's form, with solved stitches, of one's own network, and of its last blocks alone.
+
+All on the same uploads and candidates.
 
 Four clients of IID examples, each of another network, train twice alone; then the server makes their teachers of 300 labelled
 public examples, with the method's own defaults. Accuracies are of the teachers that clients are given, on the test examples of
@@ -14,9 +16,9 @@ from dataclasses import replace
 import torch
 
 from benchmarks.timing import Measurement, Target, interleaved, ratios
+from pfedhr.algorithms.lessons import Lesson
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.teacher import teacher_network
-from pfedhr.algorithms.teaching import Lesson
 from pfedhr.algorithms.uploads import Upload
 from pfedhr.experiment_file import load_experiment
 from pfedhr.in_process import Cohort, alone
@@ -28,6 +30,7 @@ REPEATS = 3
 FORMS = {
     "solved": PFedHR.paper(stitch_start="solved", tuning_epochs=0),
     "own": PFedHR(),
+    "last blocks": PFedHR(teachers="structure", tuned_blocks=2),
 }
 
 
@@ -44,7 +47,8 @@ def measure() -> Iterator[Measurement]:
     def step(name: str) -> None:
         form = forms[name]
         server, _ = form.server_step(form.init_server(view), uploads, view)
-        teachers[name] = [teacher_network(server.made[made]) for made in server.waiting.values()]
+        lessons = [form.message(server, client) for client in uploads]
+        teachers[name] = [teacher_network(lesson.teacher) for lesson in lessons if lesson.teacher]
 
     paper, *others = interleaved(*(lambda name=name: step(name) for name in forms), repeats=REPEATS)
     donors = [rebuild(one.blueprint, one.weights) for one in uploads.values() if one.blueprint]

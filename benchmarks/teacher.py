@@ -14,10 +14,10 @@ from torch import Tensor
 
 from benchmarks.timing import Measurement, Target, interleaved, ratios
 from pfedhr.algorithm import ClientView
+from pfedhr.algorithms.lessons import Lesson, Taught
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, train_privately, weights_of
 from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
-from pfedhr.algorithms.teaching import Lesson, Taught
 from pfedhr.algorithms.uploads import deposit_sources, learn_structures, sources_of, upload
 from pfedhr.experiment_file import load_experiment
 from pfedhr.inference import predict

@@ -13,10 +13,11 @@ from torch import Tensor
 from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithms.lessons import Lesson, Taught
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, restore
-from pfedhr.algorithms.teacher import Teacher, TuningJob, teacher_network, tune, weights_in
-from pfedhr.algorithms.teaching import Lesson, Taught
+from pfedhr.algorithms.teacher import Teacher, teacher_network, weights_in
+from pfedhr.algorithms.tuning import TuningJob, tune
 from pfedhr.algorithms.uploads import describe_network, upload
 from pfedhr.federate import Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, Workers, alone
@@ -31,6 +32,7 @@ FORMS = [
     dataclasses.replace(OWN, tuning_targets="both", start="teacher"),
     dataclasses.replace(OWN, tuning_targets="both", donors="all", start="teacher", distil_weight=1.0),
     dataclasses.replace(OWN, tuning_targets="cohort", start="teacher", most_blocks=2, groups=2),
+    dataclasses.replace(OWN, teachers="structure", tuning_targets="both", donors="all", start="teacher", tuned_blocks=2),
     dataclasses.replace(OWN, teachers="reassembled", tuning_targets="both"),
     dataclasses.replace(OWN, teachers="reassembled", stitch_start="solved", tuning_epochs=0),
 ]
@@ -59,7 +61,7 @@ def test_an_untuned_own_teacher_is_the_network_that_went_up() -> None:
     for client, teacher in teachers_of(dataclasses.replace(OWN, tuning_epochs=0), cohort).items():
         view = cohort.client_view(client, 1)
         description = describe_network(view.network, torch.float32)
-        held = weights_in(teacher, client, cut(description.blueprint))
+        held = weights_in(teacher, cut(description.blueprint))
         assert held is not None
         assert equal({own: held[name] for name, own in description.names.items()}, initial_weights(view))
 
@@ -76,13 +78,13 @@ def test_training_starts_from_the_tuned_network() -> None:
     teacher = teachers_of(algorithm, cohort)["client00"]
     view = cohort.client_view("client00", 2)
     description = describe_network(view.network, torch.float32)
-    held = weights_in(teacher, "client00", cut(description.blueprint)) or {}
+    held = weights_in(teacher, cut(description.blueprint)) or {}
     tuned = {own: held[name] for name, own in description.names.items()}
     assert not equal(tuned, initial_weights(view))
     after, *_ = algorithm.client_step(Taught(initial_weights(view), None), Lesson(teacher, ()), view)
     expected, *_ = algorithm.client_step(Taught(tuned, None), Lesson(None, ()), view)
     assert equal(after.weights, expected.weights)
-    other = dataclasses.replace(view, id="client01")  # it is no teacher that another could start from
+    other = cohort.client_view("client01", 2)  # one of another structure could not start from it
     assert algorithm._begin(Taught(tuned, None), Lesson(teacher, ()), other) is tuned
 
 

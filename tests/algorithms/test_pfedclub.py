@@ -11,12 +11,13 @@ from test_contract import run
 from toy import make_cohort
 
 from pfedhr.algorithm import ServerView, SettingError, Setup
+from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.private import initial_weights, restore
-from pfedhr.algorithms.teacher import FrozenBlocks, Teacher, TuningJob, draft, size, teacher_network, tune
-from pfedhr.algorithms.teaching import Lesson, Taught, Teachers
+from pfedhr.algorithms.teacher import Teacher, draft, size, teacher_network
+from pfedhr.algorithms.tuning import FrozenBlocks, TuningJob, tune
 from pfedhr.algorithms.uploads import Source, Upload, deposit_sources, learn_structures, sources_of, upload
 from pfedhr.experiment_file import dump, load_experiment, override, parse
 from pfedhr.federate import Schedule

@@ -9,11 +9,12 @@ from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
+from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.local import Local, Own
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, restore
-from pfedhr.algorithms.teacher import Teacher, TuningJob, draft, teacher_network, tune
-from pfedhr.algorithms.teaching import Lesson, Taught, Teachers
+from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
+from pfedhr.algorithms.tuning import TuningJob, tune
 from pfedhr.algorithms.uploads import Source, Upload, average_structures, deposit_sources, learn_structures, sources_of, upload
 from pfedhr.data import Unlabelled
 from pfedhr.federate import Schedule

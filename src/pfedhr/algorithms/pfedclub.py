@@ -23,10 +23,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pfedhr.algorithm import Metrics, ServerView, Setup
+from pfedhr.algorithms.assignment import assign
+from pfedhr.algorithms.lessons import Teachers
 from pfedhr.algorithms.needs import above
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.teacher import Tuned, TuningJob, assign, tune
-from pfedhr.algorithms.teaching import Teachers, Teaching
+from pfedhr.algorithms.teaching import Teaching
+from pfedhr.algorithms.tuning import Tuned, TuningJob, tune
 from pfedhr.algorithms.uploads import Upload, deposit_sources, learn_structures, sources_of
 from pfedhr.reassembly import (
     AnchorChoice,

@@ -11,27 +11,21 @@ of both, where the paper leaves things open: groups by k-medoids; a stitch only 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
+from pfedhr.algorithm import QUIET, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
+from pfedhr.algorithms.assignment import assign, described
+from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
+from pfedhr.algorithms.needs import at_least
+from pfedhr.algorithms.private import common_weights
+from pfedhr.algorithms.solving import solve_drafts
 from pfedhr.algorithms.stopwatch import Stopwatch
-from pfedhr.algorithms.teacher import (
-    Teacher,
-    Tuned,
-    TuningJob,
-    assign,
-    described,
-    teacher_network,
-    tune,
-    weights_in,
-    with_joints,
-)
-from pfedhr.algorithms.teaching import Lesson, Taught, Teachers, Teaching
+from pfedhr.algorithms.teacher import Teacher, weights_in
+from pfedhr.algorithms.teaching import Teaching
+from pfedhr.algorithms.tuning import Tuned, TuningJob, mean_prediction, softmax_on_public, tune
 from pfedhr.algorithms.uploads import (
     Upload,
     average_structures,
@@ -41,11 +35,9 @@ from pfedhr.algorithms.uploads import (
     sources_of,
 )
 from pfedhr.data import Examples
-from pfedhr.inference import predict
-from pfedhr.learning import soft_targets
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, cut, group, intakes, layout, propose, solved_joints
-from pfedhr.seeding import generator, seeded
+from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, cut, group, layout, propose
+from pfedhr.seeding import generator
 
 PAPER: Mapping[str, Any] = {
     "distil_weight": 0.2,
@@ -55,14 +47,13 @@ PAPER: Mapping[str, Any] = {
     "teachers": "reassembled",
     "tuning_targets": "labels",
     "donors": "active",
+    "tuned_blocks": 0,
     "stitch_start": "random",
     "start": "own",
 }
 """The paper's form, one preset away from the better one; docs/method.md has the evidence for each difference."""
 SOLVED_ON = 256
 """How many examples of the probe stitches are solved on at most."""
-LEAST = 1e-3
-"""The least probability that a head is solved for, whose logarithm must not outweigh all others."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +74,15 @@ class PFedHR(Teaching):
     """Whether a group may give several blocks to one candidate."""
     average_structures: bool = False
     """Whether uploads of one structure are averaged before grouping, for large cohorts."""
-    teachers: Literal["reassembled", "own"] = "own"
-    """What a client learns from: the reassembled candidate that suits it, or its own network as the server has tuned it."""
+    teachers: Literal["reassembled", "own", "structure"] = "own"
+    """What a client learns from: the reassembled candidate that suits it; its own network as the server has tuned it; or so the
+    mean of the last uploads of all clients of its structure, with which one that comes late begins, too."""
     tuning_targets: Literal["labels", "cohort", "both"] = "both"
     """What networks are tuned to: the labels (NT-Xent without any), the mean prediction of all uploads, or both."""
     donors: Literal["active", "all"] = "all"
     """Whose uploads make that prediction: those of this round's clients, or the last one of each that ever took part."""
+    tuned_blocks: int = field(default=0, metadata={QUIET: True})
+    """How many of a network's last blocks the server tunes, on what those before them give it; 0 = all."""
     stitch_start: Literal["random", "solved"] = "random"
     """What stitches and heads begin with: torch's initial weights, or the solution of ridge regression on the probe."""
     start: Literal["own", "teacher"] = "teacher"
@@ -104,17 +98,23 @@ class PFedHR(Teaching):
         return cls(**{**PAPER, **changes})
 
     def check(self, setup: Setup) -> None:
-        """Raise what Teaching does, and SettingError for a start that no teacher can give."""
+        """Raise what Teaching does, and SettingError for a start that no teacher can give, or blocks that have no aim."""
         super().check(setup)
-        if self.start == "teacher" and self.teachers != "own":
+        at_least(self, tuned_blocks=0)
+        if self.start == "teacher" and self.teachers == "reassembled":
             raise SettingError(
-                'algorithm.start = "teacher": training can start from one\'s own network only, and a reassembled teacher is '
-                'another; set algorithm.teachers = "own"'
+                'algorithm.start = "teacher": training can start from a network of one\'s own structure only, and a '
+                'reassembled teacher is another; set algorithm.teachers = "own" or "structure"'
+            )
+        if self.tuned_blocks and not self._knows_aim and not isinstance(setup.public, Examples):
+            raise SettingError(
+                f"algorithm.tuned_blocks = {self.tuned_blocks}: without labels all of a network is tuned, on two views of each "
+                f'image; give labelled public data, or set algorithm.tuning_targets = "cohort"'
             )
 
     @property
     def _grouped(self) -> int:
-        return 0 if self.teachers == "own" else super()._grouped
+        return super()._grouped if self.teachers == "reassembled" else 0
 
     @property
     def _knows_aim(self) -> bool:
@@ -124,12 +124,33 @@ class PFedHR(Teaching):
         """Return what Teaching does, but inputs where candidates learn from the cohort alone."""
         return super().public_use(labelled and self.tuning_targets != "cohort")
 
+    def init_client(self, view: ClientView) -> Taught:
+        """Return what Teaching does, but weights that all of a structure begin with where they are averaged later."""
+        if self.teachers != "structure":
+            return super().init_client(view)
+        return Taught(common_weights(view.network, view.seed), None)
+
+    def message(self, server: Teachers, client: str) -> Lesson:
+        """Return the teacher that waits for the client; or, of structures, its own, or all to one that was never heard of."""
+        if self.teachers != "structure":
+            return super().message(server, client)
+        sent, made = server.structures.uploads.get(client), server.structures.teachers
+        known = tuple(sorted(server.known))
+        return Lesson(None, known, made) if sent is None else Lesson(made.get(sent.structure), known)
+
+    def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
+        """Do what Teaching does, with the teacher of the client's structure among those offered."""
+        if message.offered:
+            structure = describe_network(view.network, view.train.ready(view.device).inputs.dtype).blueprint.hash
+            message = Lesson(message.offered.get(structure), message.known)
+        return super().client_step(state, message, view)
+
     def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:
-        """Return the client's own network as the server has tuned it, if it shall start from there and it came."""
+        """Return the network of the client's structure as the server has tuned it, if it shall start from there and it came."""
         if self.start == "own" or message.teacher is None:
             return state.weights
         description = describe_network(view.network, view.train.ready(view.device).inputs.dtype)
-        tuned = weights_in(message.teacher, view.id, cut(description.blueprint, self.most_blocks))
+        tuned = weights_in(message.teacher, cut(description.blueprint, self.most_blocks))
         return state.weights if tuned is None else {own: tuned[name] for name, own in description.names.items()}
 
     def _fewest_blocks(self, lengths: Sequence[int]) -> int:
@@ -146,67 +167,52 @@ class PFedHR(Teaching):
             uploads = sources_of({client: replies[client] for client in sorted(replies)}, known, self.most_blocks)
             sources = average_structures(uploads) if self.average_structures else uploads
             bank = deposit_sources(sources, view.device)
-        groups, recipes = ((), ()) if self.teachers == "own" else self._propose(bank, view, watch)
+        groups, recipes = self._propose(bank, view, watch) if self.teachers == "reassembled" else ((), ())
         with watch("assemble_seconds"):
             drafts = {recipe: self._draft(recipe, bank, sources, view) for recipe in recipes}
             # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
             own = bank if sources is uploads else deposit_sources(uploads, view.device)
-            chains = {client: Recipe(own.chain(client)) for client in uploads if drafts or self.teachers == "own"}
-            clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
+            chains = {client: Recipe(own.chain(client)) for client in uploads if drafts or self.teachers != "reassembled"}
+            clones = {client: self._draft(recipe, own, uploads, view) for client, recipe in chains.items()}
         said: Tensors = {}
         if clones and (self._knows_aim or self.stitch_start == "solved"):
             with watch("ensemble_seconds"):
-                said = {client: self._softmax(clones[chain], view) for client, chain in chains.items()}
-        mean = self._mean_prediction(server.said, said)
+                said = {client: softmax_on_public(clone, view) for client, clone in clones.items()}
+        mean = mean_prediction(said if self.donors == "active" else {**server.said, **said})
         if self.stitch_start == "solved" and mean is not None:
             with watch("solve_seconds"):
-                drafts = self._solved(drafts, bank, mean, view)
+                parts = {recipe: layout(recipe, bank, self.stitch, self.stitch_layers) for recipe in drafts}
+                places = self._probe(view)[:SOLVED_ON]
+                drafts = solve_drafts(drafts, parts, bank, places, mean, self.tuning_targets != "cohort", view)
+        structures = server.structures
+        if self.teachers == "structure":
+            with watch("assemble_seconds"):
+                structures = structures.heard(replies)
+                means = average_structures(sources_of(structures.fellows(replies.values()), known, self.most_blocks))
+                own = deposit_sources(means, view.device)
+                named = {mean.structure: Recipe(own.chain(name)) for name, mean in means.items()}
+                chains = {client: named[source.structure] for client, source in uploads.items()}
+                clones = {structure: self._draft(recipe, own, means, view) for structure, recipe in named.items()}
         with watch("tune_seconds"):
             targets = mean.log() if self._knows_aim and mean is not None else None
-            aims = (self.contrastive_temperature, False, targets, self.tuning_targets != "cohort")
-            jobs = [TuningJob(one, self._tuning, *aims) for one in (drafts | clones).values()]
+            aims = (self.contrastive_temperature, False, targets, self.tuning_targets != "cohort", self.tuned_blocks)
+            jobs = [TuningJob(one, self._tuning, *aims) for one in (*drafts.values(), *clones.values())]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match_seconds"):
             teachers, told = self._choose(chains, recipes, tuned)
+        if self.teachers == "structure":
+            structures = structures.taught({replies[client].structure: one for client, one in teachers.items()})
+            teachers = {}  # none waits for one client alone
         names = [[str(ref) for ref in members] for members in groups]
         metrics = {"candidates": len(recipes), "groups": names, **told, **watch.seconds}
-        return server.after(replies.keys(), teachers, known, said if self.donors == "all" else {}), metrics
-
-    def _solved(
-        self, drafts: Mapping[Recipe, Teacher], bank: BlockBank, mean: Tensor, view: ServerView
-    ) -> dict[Recipe, Teacher]:
-        """Return the drafts with stitches that are solved, and heads that lead to `mean` (n, classes), labels or both."""
-        places = self._probe(view)[:SOLVED_ON]
-        public = view.public.take(places).ready(view.device)
-        wanted = mean[places].to(view.device)
-        if isinstance(public, Examples) and self.tuning_targets != "cohort":
-            wanted = (wanted + functional.one_hot(public.labels, view.classes)) / 2
-        intake, outputs = intakes(bank, public.inputs), wanted.clamp(min=LEAST).log()
-        solved: dict[Recipe, Teacher] = {}
-        for recipe, one in drafts.items():
-            parts = layout(recipe, bank, self.stitch, self.stitch_layers)
-            with seeded(view.seed, view.round, str(recipe), "stitches"):  # for what is too wide to be solved
-                joints = solved_joints(parts, bank, intake, public.inputs, outputs)
-            solved[recipe] = with_joints(one, parts, joints)
-        return solved
-
-    def _mean_prediction(self, before: Tensors, said: Tensors) -> Tensor | None:
-        """Return the mean (n, classes) of what the donors' last uploads say, nowhere 0, whose logarithm teaches nothing."""
-        heard = said if self.donors == "active" else {**before, **said}
-        if not heard:
-            return None
-        return torch.stack([heard[client] for client in sorted(heard)]).mean(0).clamp(min=torch.finfo(torch.float32).tiny)
-
-    def _softmax(self, network: Teacher, view: ServerView) -> Tensor:
-        """Return the softmax (n, classes) of a network on the public data, on the CPU."""
-        logits = predict(teacher_network(network).to(view.device), view.public.ready(view.device).inputs)
-        return soft_targets(logits).exp().cpu()
+        after = server.after(replies.keys(), teachers, known, said if self.donors == "all" else {})
+        return replace(after, structures=structures), metrics
 
     def _choose(
         self, chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]
     ) -> tuple[dict[str, Teacher], Metrics]:
         """Return the teacher of each client, and what the round's record says of them."""
-        if self.teachers == "own":
+        if self.teachers != "reassembled":
             teachers = {client: tuned[chain].teacher for client, chain in chains.items()}
             return teachers, described(chains, teachers, tuned)
         return assign(chains, dict.fromkeys(chains, recipes), tuned) if recipes else ({}, {})

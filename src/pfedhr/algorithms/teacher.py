@@ -1,4 +1,4 @@
-"""A reassembled network that travels: how to make it again, and its weights; its tuning on public data; who gets it."""
+"""A reassembled network that travels: how to make it again, and its weights."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from pfedhr.algorithm import Metrics, ServerView
-from pfedhr.algorithms.private import weights_of
-from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.uploads import Source
-from pfedhr.data import Examples, Public
-from pfedhr.inference import predict
-from pfedhr.learning import Augmentation, Loss, Training, nt_xent
 from pfedhr.parcel import ParcelError, Tensors
 from pfedhr.reassembly import (
     BlockBank,
@@ -30,10 +23,9 @@ from pfedhr.reassembly import (
     StitchKind,
     describe,
     layout,
-    match_logits,
     rebuild,
 )
-from pfedhr.seeding import generator, seeded
+from pfedhr.seeding import seeded
 
 
 @dataclass(frozen=True)
@@ -106,139 +98,14 @@ def full_stitches(teacher: Teacher) -> int:
     return len({part for part in (name.split(".")[0] for name in teacher.weights) if part.endswith("_full")})
 
 
-def weights_in(teacher: Teacher, client: str, plans: Sequence[BlockPlan]) -> Tensors | None:
-    """Return the weights of the client's own network, by its blueprint's names, if the teacher is that network, tuned.
-
-    `plans` are its blocks.
-    """
-    if teacher.recipe.blocks != tuple(BlockRef(client, index) for index in range(1, len(plans) + 1)):
+def weights_in(teacher: Teacher, plans: Sequence[BlockPlan]) -> Tensors | None:
+    """Return the weights of the network of blocks `plans`, by its blueprint's names, if the teacher is of its structure."""
+    blocks = [part for name, part in teacher.parts.items() if name.startswith("block")]
+    stitched = any(name.startswith(("stitch", "head")) for name in teacher.parts)
+    if stitched or blocks != [plan.description.blueprint for plan in plans]:
         return None
     return {
         theirs: teacher.weights[f"block{place}.{own}"]
         for place, plan in enumerate(plans, start=1)
         for own, theirs in plan.description.names.items()
-    }
-
-
-@dataclass(frozen=True)
-class TuningJob:
-    """A network to tune on the public data, how, and the temperature of the contrastive loss where labels are withheld.
-
-    `frozen`: its blocks stay as they are, and only stitches and head learn. `targets`: `soft_targets` (n, classes) on the
-    public data that it learns besides the labels, if `labels`, or instead of any other aim.
-    """
-
-    teacher: Teacher
-    training: Training
-    temperature: float
-    frozen: bool = False
-    targets: Tensor | None = None
-    labels: bool = True
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A tuned network, and its logits (n, classes) on the public data in eval mode."""
-
-    teacher: Teacher
-    logits: Tensor
-
-
-class FrozenBlocks(nn.Sequential):
-    """A reassembled network whose blocks neither learn nor change: they stay in eval mode whatever the network's is."""
-
-    def __init__(self, network: nn.Sequential) -> None:
-        super().__init__(OrderedDict(network.named_children()))
-        for block in self._blocks():
-            block.requires_grad_(False)
-            for module in block.modules():
-                if isinstance(module, nn.RNNBase):
-                    module.dropout = 0.0  # between its layers, in the train mode that its gradients ask for
-
-    def _blocks(self) -> list[nn.Module]:
-        return [part for name, part in self.named_children() if name.startswith("block")]
-
-    def train(self, mode: bool = True) -> FrozenBlocks:
-        """Set the mode of stitches and head."""
-        super().train(mode)
-        for module in (module for block in self._blocks() for module in block.modules()):
-            # cuDNN leads gradients through a recurrent layer in train mode only.
-            module.training = mode and isinstance(module, nn.RNNBase)
-        return self
-
-
-def tune(job: TuningJob, view: ServerView) -> Tuned:
-    """Train the network on the public data: by cross entropy, by NT-Xent of two views without labels, or to what the job says.
-
-    One without anything to learn stays as it is. Raises TrainingError naming recipe and round.
-    """
-    public = view.public.ready(view.device)
-    network = teacher_network(job.teacher).to(view.device)
-    model = FrozenBlocks(network) if job.frozen else network
-    path = (str(job.teacher.recipe), "tuning")
-    loss = _loss(job, public, view, generator(view.seed, view.round, *path, "views"))
-    if any(value.requires_grad for value in model.parameters()):
-        train_publicly(model, loss, job.training, view, f"tuning {job.teacher.recipe}", *path)
-    logits = predict(model, public.inputs).cpu()
-    tuned = weights_of(model)  # and the names of tied weights, which a blueprint gives once
-    return Tuned(replace(job.teacher, weights={name: tuned[name] for name in job.teacher.weights}), logits)
-
-
-def _loss(job: TuningJob, public: Public, view: ServerView, rng: torch.Generator) -> Loss:
-    if job.targets is None:
-        labelled = isinstance(public, Examples)
-        return _labelled(public) if labelled else _contrastive(public.inputs, view.mirror, job.temperature, rng)
-    taught = towards(job.targets.to(view.device), public.inputs)
-    if not job.labels or not isinstance(public, Examples):
-        return taught
-    known = _labelled(public)
-    return lambda model, batch: known(model, batch) + taught(model, batch)
-
-
-def _labelled(public: Examples) -> Loss:
-    return lambda model, batch: functional.cross_entropy(model(public.inputs[batch]), public.labels[batch])
-
-
-def _contrastive(inputs: Tensor, mirror: bool, temperature: float, rng: torch.Generator) -> Loss:
-    augment = Augmentation(mirror)
-
-    def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        images = inputs[batch]
-        return nt_xent(model(augment(images, rng)), model(augment(images, rng)), temperature)
-
-    return loss
-
-
-def assign(
-    chains: Mapping[str, Recipe], offered: Mapping[str, Sequence[Recipe]], tuned: Mapping[Recipe, Tuned]
-) -> tuple[dict[str, Teacher], Metrics]:
-    """Return the teacher of each client, and what the round's record says of them: eqs. (2) and (5) of pFedHR.
-
-    `chains`: each client's own network. Unchanged it is never its teacher: it would be the best match, and teach nothing.
-    `offered`: the candidates that each may have, at least one among them all.
-    """
-    recipes = list(dict.fromkeys(recipe for client in sorted(offered) for recipe in offered[client]))
-    barred = {
-        (client, number)
-        for client, chain in chains.items()
-        for number, recipe in enumerate(recipes)
-        if recipe == chain or recipe not in offered[client]
-    }
-    logits = {client: tuned[chain].logits for client, chain in chains.items()}
-    matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], barred)
-    teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
-    similarity = [[round(float(value), 6) for value in row] for row in matching.similarity]
-    return teachers, {**described(chains, teachers, tuned), "similarity": similarity}
-
-
-def described(chains: Mapping[str, Recipe], teachers: Mapping[str, Teacher], tuned: Mapping[Recipe, Tuned]) -> Metrics:
-    """Return what the round's record says of each client's teacher, beside its own network's size."""
-    sizes = {client: size(teacher) for client, teacher in teachers.items()}
-    uploads = {client: size(tuned[chain].teacher) for client, chain in chains.items()}
-    return {
-        "teachers": {client: str(teacher.recipe) for client, teacher in teachers.items()},
-        "teacher_sizes": sizes,
-        "size_ratios": {client: round((held - uploads[client]) / uploads[client], 6) for client, held in sizes.items()},
-        "stitch_sizes": {client: size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
-        "full_stitches": {client: full_stitches(teacher) for client, teacher in teachers.items()},
     }

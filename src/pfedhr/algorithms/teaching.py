@@ -6,15 +6,15 @@ is tuned, and who gets which.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
 from pfedhr.algorithms.admission import unfit
+from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches, shares
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
 from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
@@ -23,52 +23,8 @@ from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Training, distil, soft_targets
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import BlockBank, Blueprint, Recipe, Similarity, StitchKind, block_similarity, cut, profile
+from pfedhr.reassembly import BlockBank, Recipe, Similarity, StitchKind, block_similarity, cut, profile
 from pfedhr.seeding import generator, seeded
-
-
-@dataclass(frozen=True)
-class Teachers:
-    """The server's state: which teacher waits for which client, by its name in `made`; and the structures of networks by hash.
-
-    Clients may share a teacher, so each is kept once, for as long as one waits for it. `said`: the softmax (n, classes) of
-    clients' last uploads on the public data, where a method goes on hearing clients that do not take part.
-    """
-
-    waiting: dict[str, str]
-    made: dict[str, Teacher]
-    known: dict[str, Blueprint]
-    said: Tensors
-
-    def after(
-        self,
-        arrived: Collection[str],
-        new: Mapping[str, Teacher],
-        known: dict[str, Blueprint],
-        said: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> Teachers:
-        """Return the state once the clients that replied have had their teachers, `new` ones wait for some, and some `said`."""
-        names = {client: f"{teacher.round}: {teacher.recipe}" for client, teacher in new.items()}
-        waiting = {client: name for client, name in self.waiting.items() if client not in arrived} | names
-        made = self.made | {names[client]: teacher for client, teacher in new.items()}
-        kept = {name: made[name] for name in sorted(set(waiting.values()))}
-        return Teachers(waiting, kept, known, dict(sorted({**self.said, **said}.items())))
-
-
-@dataclass(frozen=True)
-class Taught:
-    """A client's state: its weights, and the last teacher it was given."""
-
-    weights: Tensors
-    teacher: Teacher | None
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What goes down: a teacher, if a new one waits; and the hashes of the structures that the server knows by now."""
-
-    teacher: Teacher | None
-    known: tuple[str, ...]
 
 
 @dataclass(frozen=True)

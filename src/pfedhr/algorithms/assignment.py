@@ -1,0 +1,45 @@
+"""Who gets which tuned network as its teacher, and what the round's record says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pfedhr.algorithm import Metrics
+from pfedhr.algorithms.teacher import Teacher, full_stitches, size
+from pfedhr.algorithms.tuning import Tuned
+from pfedhr.reassembly import Recipe, match_logits
+
+
+def assign(
+    chains: Mapping[str, Recipe], offered: Mapping[str, Sequence[Recipe]], tuned: Mapping[Recipe, Tuned]
+) -> tuple[dict[str, Teacher], Metrics]:
+    """Return the teacher of each client, and what the round's record says of them: eqs. (2) and (5) of pFedHR.
+
+    `chains`: each client's own network. Unchanged it is never its teacher: it would be the best match, and teach nothing.
+    `offered`: the candidates that each may have, at least one among them all.
+    """
+    recipes = list(dict.fromkeys(recipe for client in sorted(offered) for recipe in offered[client]))
+    barred = {
+        (client, number)
+        for client, chain in chains.items()
+        for number, recipe in enumerate(recipes)
+        if recipe == chain or recipe not in offered[client]
+    }
+    logits = {client: tuned[chain].logits for client, chain in chains.items()}
+    matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], barred)
+    teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
+    similarity = [[round(float(value), 6) for value in row] for row in matching.similarity]
+    return teachers, {**described(chains, teachers, tuned), "similarity": similarity}
+
+
+def described(chains: Mapping[str, Recipe], teachers: Mapping[str, Teacher], tuned: Mapping[Recipe, Tuned]) -> Metrics:
+    """Return what the round's record says of each client's teacher, beside its own network's size."""
+    sizes = {client: size(teacher) for client, teacher in teachers.items()}
+    uploads = {client: size(tuned[chain].teacher) for client, chain in chains.items()}
+    return {
+        "teachers": {client: str(teacher.recipe) for client, teacher in teachers.items()},
+        "teacher_sizes": sizes,
+        "size_ratios": {client: round((held - uploads[client]) / uploads[client], 6) for client, held in sizes.items()},
+        "stitch_sizes": {client: size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
+        "full_stitches": {client: full_stitches(teacher) for client, teacher in teachers.items()},
+    }

@@ -109,23 +109,15 @@ def test_tuning_the_last_blocks_is_training_the_whole_with_the_others_frozen(net
     names = [name for name, _ in whole.named_children()]
     first = [place for place, name in enumerate(names) if name.startswith("block")][-2]
     body, tail = whole[:first], whole[first:]
-    for module in body:
-        module.requires_grad_(False)
-
-    class Slow(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.tail = body, tail
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.tail(predict(self.body, x))
+    body.requires_grad_(False)
 
     def loss(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        return (targets[batch].exp() * (targets[batch] - model(inputs[batch]).log_softmax(1))).sum(1).mean()
+        logits = tail(predict(body, inputs[batch]))
+        return (targets[batch].exp() * (targets[batch] - logits.log_softmax(1))).sum(1).mean()
 
     path = (view.round, str(made.recipe), "tuning")
     with seeded(view.seed, *path, "dropout"):
-        fit(Slow(), len(inputs), loss, training, generator(view.seed, *path, "batches"))
+        fit(whole, len(inputs), loss, training, generator(view.seed, *path, "batches"))
     expected = {name: value for name, value in whole.state_dict().items() if name in made.weights}
     changed = [name for name in made.weights if not torch.equal(tuned.teacher.weights[name], made.weights[name])]
     assert changed

@@ -1,7 +1,8 @@
 """pFedHR: the server makes each client a teacher: of blocks of all uploads reassembled, or of its own, tuned to what all know.
 
 J. Wang, X. Yang, S. Cui, L. Che, L. Lyu, D. Xu, F. Ma, "Towards Personalized Federated Learning via Heterogeneous Model
-Reassembly", NeurIPS 2023, arXiv 2308.08643. Up: the client's weights. Down: the teacher, once, when the client next takes part.
+Reassembly", NeurIPS 2023, arXiv 2308.08643. Up: the client's weights. Down: the teacher, once, when the client next takes part;
+with `teachers` = structure also to clients never heard of, which are sent those of all structures and take their own.
 
 The paper's form is the preset `paper`; docs/method.md says how the default departs from it, and on what evidence. Departures
 of both, where the paper leaves things open: groups by k-medoids; a stitch only between blocks that were not neighbours;

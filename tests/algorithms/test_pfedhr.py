@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +105,15 @@ def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
     server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     assert max(metrics["similarity"][0]) == pytest.approx(1, abs=1e-5)  # it was a candidate
     assert server.made[server.waiting["client00"]].recipe != own
+
+    tuned: list[Recipe] = []
+
+    def watched(work: Any, jobs: Sequence[TuningJob], result: type) -> list[Any]:
+        tuned.extend(job.teacher.recipe for job in jobs)
+        return view.map(work, jobs, result)
+
+    algorithm.server_step(NOTHING, uploads_of(cohort), replace(view, map=watched))
+    assert tuned.count(own) == 1  # as a candidate and as the client's own network at once
 
 
 def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:

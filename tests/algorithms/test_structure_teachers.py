@@ -95,7 +95,7 @@ def test_clients_of_one_structure_begin_alike_where_they_are_averaged() -> None:
 def test_tuning_the_last_blocks_is_training_the_whole_with_the_others_frozen(network: str) -> None:
     cohort = suited(PFedHR(), network)
     client = next(iter(cohort.networks))
-    view = dataclasses.replace(alone(lambda map: cohort.server_view(1, map)), round=1)
+    view = alone(lambda map: cohort.server_view(1, map))
     sent = {client: upload_of(cohort, client, 10)}
     sources = sources_of(sent, learn_structures({}, sent), 0)
     bank = deposit_sources(sources, view.device)

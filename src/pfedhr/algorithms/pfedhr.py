@@ -28,6 +28,7 @@ from pfedhr.algorithms.teacher import Teacher, weights_in
 from pfedhr.algorithms.teaching import Teaching
 from pfedhr.algorithms.tuning import Tuned, TuningJob, mean_prediction, softmax_on_public, tune
 from pfedhr.algorithms.uploads import (
+    Source,
     Upload,
     average_structures,
     deposit_sources,
@@ -174,11 +175,11 @@ class PFedHR(Teaching):
             # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
             own = bank if sources is uploads else deposit_sources(uploads, view.device)
             chains = {client: Recipe(own.chain(client)) for client in uploads if drafts or self.teachers != "reassembled"}
-            clones = {client: self._draft(recipe, own, uploads, view) for client, recipe in chains.items()}
+            clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
         said: Tensors = {}
         if clones and (self._knows_aim or self.stitch_start == "solved"):
             with watch("ensemble_seconds"):
-                said = {client: softmax_on_public(clone, view) for client, clone in clones.items()}
+                said = {client: softmax_on_public(clones[chain], view) for client, chain in chains.items()}
         mean = mean_prediction(said if self.donors == "active" else {**server.said, **said})
         if self.stitch_start == "solved" and mean is not None:
             with watch("solve_seconds"):
@@ -189,15 +190,12 @@ class PFedHR(Teaching):
         if self.teachers == "structure":
             with watch("assemble_seconds"):
                 structures = structures.heard(replies)
-                means = average_structures(sources_of(structures.fellows(replies.values()), known, self.most_blocks))
-                own = deposit_sources(means, view.device)
-                named = {mean.structure: Recipe(own.chain(name)) for name, mean in means.items()}
-                chains = {client: named[source.structure] for client, source in uploads.items()}
-                clones = {structure: self._draft(recipe, own, means, view) for structure, recipe in named.items()}
+                fellows = sources_of(structures.fellows(replies.values()), known, self.most_blocks)
+                chains, clones = self._shared(uploads, average_structures(fellows), view)
         with watch("tune_seconds"):
             targets = mean.log() if self._knows_aim and mean is not None else None
             aims = (self.contrastive_temperature, False, targets, self.tuning_targets != "cohort", self.tuned_blocks)
-            jobs = [TuningJob(one, self._tuning, *aims) for one in (*drafts.values(), *clones.values())]
+            jobs = [TuningJob(one, self._tuning, *aims) for one in (drafts | clones).values()]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match_seconds"):
             teachers, told = self._choose(chains, recipes, tuned)
@@ -208,6 +206,15 @@ class PFedHR(Teaching):
         metrics = {"candidates": len(recipes), "groups": names, **told, **watch.seconds}
         after = server.after(replies.keys(), teachers, known, said if self.donors == "all" else {})
         return replace(after, structures=structures), metrics
+
+    def _shared(
+        self, uploads: Mapping[str, Source], means: Mapping[str, Source], view: ServerView
+    ) -> tuple[dict[str, Recipe], dict[Recipe, Teacher]]:
+        """Return the chain of each client's structure, and the untuned network of each chain, the mean of its structure."""
+        bank = deposit_sources(means, view.device)
+        chains = {one.structure: Recipe(bank.chain(name)) for name, one in means.items()}
+        networks = {chain: self._draft(chain, bank, means, view) for chain in chains.values()}
+        return {client: chains[source.structure] for client, source in uploads.items()}, networks
 
     def _choose(
         self, chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,22 @@ def test_tables_and_figures_are_made_of_the_rows_alone(figure6: Path, tmp_path: 
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_seeds_are_added_to_tables_whose_runs_are_gone(figure6: Path, tmp_path: Path) -> None:
+    place = tmp_path / figure6.parent.name / figure6.name
+    shutil.copytree(figure6, place)
+    told = Told()
+    assert reproduce(TARGETS["figure6"], SCALE, [TOY_SET], "", [0, 1, 2], tmp_path, 1, told) == ([place], {})
+    assert told.began == (24, 16)
+    assert {path.parent.name for path in (tmp_path / "cells").rglob("clients.csv")} == {"seed2"}
+    before, after = read_results(figure6), read_results(place)
+    assert [row for row in after.cells if row.seed < 2] == list(before.cells)
+    assert [row for row in after.clients if row.seed < 2] == list(before.clients)
+    assert len(after.cells) == 36
+    (place / "cells.csv").write_text("nonsense")
+    with pytest.raises(ResultsError, match="holds no rows"):
+        reproduce(TARGETS["figure6"], SCALE, [TOY_SET], "", [0], tmp_path, 1, Told())
+
+
 def test_published_numbers_stand_beside_ours(figure6: Path) -> None:
     sheet = beside_sheet(TARGETS["figure6"], "small", read_results(figure6), "svhn")
     assert list(sheet.headings[:3]) == ["public", "epochs", "method"]
@@ -166,6 +183,9 @@ def test_figure7_draws_what_one_client_was_given(tmp_path: Path) -> None:
     figure = (place / "figure.svg").read_text()
     assert drawn["client"] in figure
     assert all(f"round {number}" in figure for number in drawn["rounds"])
+    shutil.rmtree(tmp_path / "cells")
+    assert run("figure7", tmp_path, [0]) == place  # of the rows alone: what was drawn stays
+    assert json.loads((place / "teachers.json").read_text()) == drawn
 
 
 def test_without_a_teacher_there_is_nothing_to_draw(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from pfedhr.disk import LockedError, locked
 from pfedhr.experiment_file import dump, parse
 from pfedhr.launch import prepare, start
 from pfedhr.parcel import pack
-from pfedhr.results import Results, collect, read_results
+from pfedhr.results import Results, ResultsError, collect, read_results, told_runs, write_results
 from pfedhr.run import read_rounds
 from pfedhr.study import Cell, Setting, cells_of, is_finished, run_cells
 
@@ -112,6 +112,20 @@ def test_a_finished_cell_is_never_run_twice(cells: list[Cell], store: Path) -> N
     run_cells(cells, store, 1, told)
     assert (told.began, told.ended) == ((4, 4), {})
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_tables_tell_of_needs_no_files(cells: list[Cell], store: Path, tmp_path: Path) -> None:
+    write_results(collect(cells[:2], store), tmp_path / "tables")
+    runs, told = told_runs([tmp_path / "tables"]), Told()
+    assert runs.keys() == {cell.folder for cell in cells[:2]}
+    assert run_cells(cells, tmp_path / "store", 1, told, runs) == {}
+    assert told.began == (4, 2)
+    assert told.ended == {cell.folder: "" for cell in cells[2:]}
+    assert timeless(collect(cells, tmp_path / "store", runs)) == timeless(collect(cells, store))
+    other = [replace(cell, setting="another") for cell in cells]  # a run may serve several settings
+    assert timeless(collect(other, tmp_path / "store", runs)) == timeless(collect(other, store))
+    with pytest.raises(ResultsError, match=r"clients\.csv is missing"):
+        collect(cells, tmp_path / "store")
 
 
 def test_of_a_finished_cell_states_are_not_kept(cells: list[Cell], store: Path) -> None:

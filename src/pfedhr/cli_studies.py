@@ -23,7 +23,7 @@ from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
 from pfedhr.report.console import CellsDisplay
 from pfedhr.report.study import read_about, write_rows
 from pfedhr.reproduction import SCALES, TARGETS, beside_sheet, redraw, reproduce
-from pfedhr.results import read_results
+from pfedhr.results import read_results, told_runs
 from pfedhr.study import Setting, StudyError, cells_of, run_cells
 
 SEEDS = "0,1,2,3,4"
@@ -55,8 +55,9 @@ def compare(arguments: list[str]) -> None:
     base = _base(experiment, path)
     cells = cells_of([Setting(experiment.name, experiment, methods)], numbers("--seeds", seeds or SEEDS))
     at_once, store = count("--workers", workers), path / "cells"
-    failed = _watched(lambda display: run_cells(cells, store, at_once, display), path)
-    missing = write_rows(cells, store, path)
+    told = told_runs([path] if (path / "cells.csv").exists() else [])
+    failed = _watched(lambda display: run_cells(cells, store, at_once, display, told), path)
+    missing = write_rows(cells, store, path, told)
     if missing is not None:
         write(path / BASE, base.encode())
         redraw(path, {"title": f"Comparison: {experiment.name}", "command": told, **missing})

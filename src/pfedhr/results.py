@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pfedhr.disk import csv_bytes, csv_records, csv_row, write
 from pfedhr.errors import PfedhrError
 from pfedhr.run import read_rounds
 from pfedhr.statistics import mean_or_none, worst_tenth
-from pfedhr.study import MADE, Cell
+from pfedhr.study import MADE, Cell, is_finished
 
 STAGES = ("profile", "group", "propose", "assemble", "ensemble", "tune", "match")
 """The stages of a server's step that are timed by themselves."""
@@ -117,23 +118,59 @@ class Results:
         return found
 
 
-def collect(cells: Iterable[Cell], store: Path) -> Results:
-    """Return the rows of finished cells in `store`. Raises ResultsError for a run whose files are damaged."""
-    rows, clients = list[CellRow](), list[ClientRow]()
-    for cell in cells:
-        path = store / cell.folder
-        try:
-            place = {"setting": cell.setting, "method": cell.method, "seed": str(cell.seed)}
-            held = [csv_row(ClientRow, record | place) for record in _records(path / "clients.csv")]
-            made = json.loads((path / MADE).read_text()) if (path / MADE).exists() else {}
-            rows.append(_summarise(cell, read_rounds(path), held, made))
-        except (KeyError, ValueError) as error:
-            raise ResultsError(
-                f"the run in {path} is damaged ({type(error).__name__}: {error}): delete that folder, and the same command "
-                "runs it again"
-            ) from error
-        clients += held
-    return Results(tuple(rows), tuple(clients))
+@dataclass(frozen=True)
+class Run:
+    """The rows of one run, whatever setting and method they are told under."""
+
+    cell: CellRow
+    clients: tuple[ClientRow, ...]
+
+    def told_as(self, cell: Cell) -> Run:
+        """Return the rows as those of `cell`, which shares the run."""
+        place = {"setting": cell.setting, "method": cell.method, "seed": cell.seed}
+        return Run(replace(self.cell, **place), tuple(replace(row, **place) for row in self.clients))
+
+
+def told_runs(folders: Iterable[Path]) -> dict[str, Run]:
+    """Return the runs that the tables in `folders` tell of, by where each was kept; its files may be gone since.
+
+    Raises ResultsError for tables that are not those of results.
+    """
+    found: dict[str, Run] = {}
+    for folder in folders:
+        results = read_results(folder)
+        clients: dict[tuple[str, str, int], list[ClientRow]] = {}
+        for row in results.clients:
+            clients.setdefault((row.setting, row.method, row.seed), []).append(row)
+        for row in results.cells:
+            found[row.folder] = Run(row, tuple(clients[row.setting, row.method, row.seed]))
+    return found
+
+
+def collect(cells: Iterable[Cell], store: Path, told: Mapping[str, Run] = MappingProxyType({})) -> Results:
+    """Return the rows of cells that are finished in `store`, or else `told` by tables.
+
+    Raises ResultsError for a run whose files are missing or damaged.
+    """
+    runs = [
+        _read(cell, store) if is_finished(store / cell.folder) or cell.folder not in told else told[cell.folder].told_as(cell)
+        for cell in cells
+    ]
+    return Results(tuple(run.cell for run in runs), tuple(row for run in runs for row in run.clients))
+
+
+def _read(cell: Cell, store: Path) -> Run:
+    path = store / cell.folder
+    try:
+        place = {"setting": cell.setting, "method": cell.method, "seed": str(cell.seed)}
+        clients = tuple(csv_row(ClientRow, record | place) for record in _records(path / "clients.csv"))
+        made = json.loads((path / MADE).read_text()) if (path / MADE).exists() else {}
+        return Run(_summarise(cell, read_rounds(path), clients, made), clients)
+    except (KeyError, ValueError) as error:
+        raise ResultsError(
+            f"the run in {path} is damaged ({type(error).__name__}: {error}): delete that folder, and the same command "
+            "runs it again"
+        ) from error
 
 
 def _summarise(cell: Cell, rounds: Sequence[dict[str, Any]], clients: Sequence[ClientRow], made: Mapping[str, str]) -> CellRow:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -99,18 +99,21 @@ def _experiment(setting: Setting, label: str, algorithm: Algorithm, seed: int) -
     return base if "labels" in use else replace(base, public=replace(base.public, labelled=False))
 
 
-def run_cells(cells: Iterable[Cell], store: Path, workers: int, watch: Watcher) -> dict[str, str]:
+def run_cells(
+    cells: Iterable[Cell], store: Path, workers: int, watch: Watcher, told: Collection[str] = frozenset()
+) -> dict[str, str]:
     """Run every cell that is not finished in `store`, `workers` at a time; one that was stopped goes on where it stood.
 
-    All are checked before any training. Returns why runs failed, by folder; the others are there. Raises what `prepare` raises,
-    LockedError if another process is at work in `store`.
+    `told`: the folders of runs that tables tell of, so that they need not be in `store`. All others are checked before any
+    training. Returns why runs failed, by folder; the others are there. Raises what `prepare` raises, LockedError if another
+    process is at work in `store`.
     """
     unique = {cell.folder: cell for cell in cells}
-    for cell in _unfinished(unique, store):
+    for cell in _unfinished(unique, store, told):
         prepare(cell.experiment)
     store.mkdir(parents=True, exist_ok=True)
     with locked(store):
-        left = _unfinished(unique, store)  # others may have come to their ends while these were checked
+        left = _unfinished(unique, store, told)  # others may have come to their ends while these were checked
         for folder in unique.keys() - {cell.folder for cell in left}:
             _drop_states(store / folder)
         watch.begin(len(unique), len(unique) - len(left))
@@ -121,8 +124,8 @@ def run_cells(cells: Iterable[Cell], store: Path, workers: int, watch: Watcher) 
     return failed
 
 
-def _unfinished(cells: Mapping[str, Cell], store: Path) -> list[Cell]:
-    return [cell for folder, cell in cells.items() if not is_finished(store / folder)]
+def _unfinished(cells: Mapping[str, Cell], store: Path, told: Collection[str]) -> list[Cell]:
+    return [cell for folder, cell in cells.items() if folder not in told and not is_finished(store / folder)]
 
 
 def is_finished(path: Path) -> bool:

@@ -19,7 +19,7 @@ from pfedhr.disk import csv_bytes, write
 from pfedhr.experiment_file import dump
 from pfedhr.report.comparison import comparison_records, comparison_sheet, method_rows, server_sheet, structure_sheet
 from pfedhr.report.sheet import Sheet
-from pfedhr.results import Results, ResultsError, collect, write_results
+from pfedhr.results import Results, ResultsError, Run, collect, write_results
 from pfedhr.study import Cell, is_finished
 
 NOTES = """\
@@ -65,15 +65,15 @@ def _made(results: Results) -> dict[str, str]:
     }
 
 
-def write_rows(cells: Sequence[Cell], store: Path, folder: Path) -> dict[str, str] | None:
-    """Write the rows and experiments of the cells that are finished in `store`; return None, and write nothing, if none is.
+def write_rows(cells: Sequence[Cell], store: Path, folder: Path, told: Mapping[str, Run]) -> dict[str, str] | None:
+    """Write the rows and experiments of the cells finished in `store` or `told`; return None, and write nothing, if none is.
 
     Otherwise return what about.json has to say of those that are missing.
     """
-    done = [cell for cell in cells if is_finished(store / cell.folder)]
+    done = [cell for cell in cells if cell.folder in told or is_finished(store / cell.folder)]
     if not done:
         return None
-    write_results(collect(done, store), folder)
+    write_results(collect(done, store, told), folder)
     _write_experiments(folder, done)
     return {"missing": f"{len(cells) - len(done)} of {len(cells)} runs, which failed"} if len(done) < len(cells) else {}
 

@@ -19,7 +19,7 @@ from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.figures import DrawnBlock, draw_settings, draw_teachers, need_matplotlib
 from pfedhr.reproduction.scales import Scale
 from pfedhr.reproduction.targets import TARGETS, Target, settings_of
-from pfedhr.results import read_results
+from pfedhr.results import read_results, told_runs
 from pfedhr.run import read_rounds
 from pfedhr.study import Cell, Watcher, cells_of, is_finished, run_cells
 
@@ -40,26 +40,29 @@ def reproduce(
     """Run a target on every one of `sets`, whose files are in `directory`.
 
     Returns the folders written, one a data set, and why runs failed, by their folders: tables are made of the others. Runs are
-    kept in `folder`/cells and shared by all targets. Raises what `run_cells` raises, before any training.
+    kept in `folder`/cells and shared by all targets; those that tables in `folder` tell of are not run again, even where their
+    files are gone. Raises what `run_cells` raises, before any training, and ResultsError for a table that is damaged.
     """
     if target.axis or target.name == "figure7":
         need_matplotlib()
     cells = {data: cells_of(settings_of(target, scale, data, directory), seeds) for data in sets}
     store = folder / "cells"
-    failed = run_cells([cell for each in cells.values() for cell in each], store, workers, watch)
+    told = told_runs(sorted(rows.parent for rows in folder.glob("*/*/cells.csv")))
+    failed = run_cells([cell for each in cells.values() for cell in each], store, workers, watch, told)
     command = f"pfedhr reproduce {target.name} --scale {scale.name} --seeds {','.join(map(str, seeds))} --workers {workers}"
     written: list[Path] = []
     for data, each in cells.items():
         place = folder / f"{target.name}-{scale.name}" / data
-        missing = write_rows(each, store, place)
+        missing = write_rows(each, store, place, told)
         if missing is None:
             continue
         about = {"target": target.name, "scale": scale.name, "data": data, "cut": scale.cut}
         about |= {"command": f"{command} --datasets {data} --data.dir DIR"}
         about |= {"note": target.note} if target.note else {}
         about |= missing
-        if target.name == "figure7":
-            write(place / TEACHERS, json.dumps(_teachers(each, store), indent=1).encode())
+        drawn = next((cell for cell in each if cell.method == "pfedhr" and is_finished(store / cell.folder)), None)
+        if target.name == "figure7" and drawn is not None:
+            write(place / TEACHERS, json.dumps(_teachers(drawn, store), indent=1).encode())
         redraw(place, about)
         written.append(place)
     return written, failed
@@ -85,14 +88,13 @@ def redraw(folder: Path, about: Mapping[str, Any] | None = None) -> None:
             draw_teachers(rounds, drawn["client"], title, folder / "figure.svg")
 
 
-def _teachers(cells: Sequence[Cell], store: Path) -> dict[str, Any]:
+def _teachers(cell: Cell, store: Path) -> dict[str, Any]:
     """Return the first and the last teacher of the client that had most, with what is drawn of their blocks; or none."""
-    cell = next((cell for cell in cells if cell.method == "pfedhr" and is_finished(store / cell.folder)), None)
     had: dict[str, dict[int, str]] = {}
-    for record in read_rounds(store / cell.folder) if cell else []:
+    for record in read_rounds(store / cell.folder):
         for client, recipe in record.get("teachers", {}).items():
             had.setdefault(client, {})[record["round"]] = recipe
-    if cell is None or not had:
+    if not had:
         return {"client": "", "rounds": {}}
     client = max(sorted(had), key=lambda client: len(had[client]))
     networks = prepare(cell.experiment).networks

@@ -1,4 +1,4 @@
-"""The server's step in the paper's form, with solved stitches, of one's own network, and of its last blocks alone.
+"""The server's step in the paper's form, with solved stitches, of one's own network, by default, and of the last blocks alone.
 
 All on the same uploads and candidates.
 
@@ -29,8 +29,9 @@ from pfedhr.reassembly import rebuild
 REPEATS = 3
 FORMS = {
     "solved": PFedHR.paper(stitch_start="solved", tuning_epochs=0),
-    "own": PFedHR(),
-    "last blocks": PFedHR(teachers="structure", tuned_blocks=2),
+    "own": PFedHR(teachers="own"),
+    "default": PFedHR(),
+    "last blocks": PFedHR(tuned_blocks=2),
 }
 
 

@@ -43,8 +43,8 @@ NEEDS_LABELS = {"local-public", "fedmd"}
 NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
 METHODS = [
     *(pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS),
-    pytest.param(PFedHR(tuning_epochs=2, tuning_batch_size=8), id="pfedhr-own"),
-    pytest.param(PFedHR(teachers="structure", tuned_blocks=2, tuning_epochs=2, tuning_batch_size=8), id="pfedhr-structure"),
+    pytest.param(PFedHR(teachers="own", tuning_epochs=2, tuning_batch_size=8), id="pfedhr-own"),
+    pytest.param(PFedHR(tuned_blocks=2, tuning_epochs=2, tuning_batch_size=8), id="pfedhr-structure"),
 ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from test_run import EXPERIMENT
 
+from pfedhr.arguments import folder
 from pfedhr.cli import COMMANDS, main
 from pfedhr.launch import stored_experiment
 
@@ -84,6 +85,14 @@ def test_a_study_takes_no_other_folder(tmp_path: Path, capsys: pytest.CaptureFix
             main(["compare", str(file), "--algorithms", "local-public", "--out", str(out)])
         assert words in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
+
+
+@pytest.mark.parametrize("place", ["cells.csv", "table2-small/mnist/cells.csv"])
+def test_a_study_whose_runs_are_gone_may_go_on(place: str, tmp_path: Path) -> None:
+    file = tmp_path / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    assert folder(str(tmp_path), "elsewhere") == tmp_path
 
 
 def test_what_failed_is_told_beside_the_tables_of_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from pfedhr.machine import machine, versions
 from pfedhr.reproduction import SCALES, TARGETS, Scale, redraw, reproduce
 from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.published import Place, published, published_beside
-from pfedhr.reproduction.targets import own_form, settings_of
+from pfedhr.reproduction.targets import pieces_of, settings_of
 from pfedhr.results import ResultsError, collect, read_results
 from pfedhr.study import Setting, cells_of
 
@@ -49,8 +49,15 @@ def settings(target: str, scale: str = "paper", data: str = "mnist") -> list[Set
 
 
 def test_the_ablation_ends_with_the_default_form() -> None:
-    pieces = {field: value for values in own_form(labelled=True).values() for field, value in values.items()}
-    assert PFedHR.paper(**pieces, tuning_batch_size=PFedHR().tuning_batch_size) == PFedHR()
+    pieces = {field: value for values in pieces_of(labelled=True).values() for field, value in values.items()}
+    default = PFedHR.paper(**pieces, tuning_batch_size=PFedHR().tuning_batch_size)
+    assert default == PFedHR()
+    small = {"candidates": SCALES["small"].experiment.algorithm.candidates}
+    for labelled, targets in (("labelled", "both"), ("unlabelled", "cohort")):
+        form = replace(default, **small, tuning_targets=targets)
+        (ablation,) = (one for one in settings("ablation", "small") if one.name == f"iid/{labelled}/")
+        (benefit,) = (one for one in settings("benefit", "small") if one.name == f"iid/{labelled}/")
+        assert list(ablation.methods.values())[-1] == benefit.methods["pfedhr"] == form
 
 
 @pytest.mark.parametrize("scale", SCALES)

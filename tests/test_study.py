@@ -95,7 +95,7 @@ def test_what_a_method_does_not_use_makes_no_cell_of_its_own() -> None:
     more = replace(BASE, public=replace(BASE.public, share=0.2))  # this leaves clients fewer examples
     assert cells_of([Setting("x", more, methods)], [3])[0].folder != folders[0]["local"]
     workers = replace(BASE, workers=2, name="other")
-    assert cells_of([Setting("x", workers, methods)], [3])[2].folder == folders[0]["pfedhr"]
+    assert cells_of([Setting("x", workers, {"called": TINY})], [3])[0].folder == folders[0]["pfedhr"]
 
 
 def test_seeds_differ_and_share_a_folder_above(cells: list[Cell]) -> None:

@@ -59,6 +59,7 @@ def folder(value: str | None, otherwise: str) -> Path:
     path = Path(value or otherwise)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out {path}: that is a file; name a folder")
-    if path.exists() and any(path.iterdir()) and not (path / "cells").is_dir():
+    study = (path / "cells").is_dir() or any(path.glob("cells.csv")) or any(path.glob("*/*/cells.csv"))  # its runs may be gone
+    if path.exists() and any(path.iterdir()) and not study:
         raise UsageError(f"--out {path}: that folder holds something else than a study; name another")
     return path

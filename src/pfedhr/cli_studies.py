@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 
 def compare(arguments: list[str]) -> None:
     """Run several methods on one experiment under several seeds, and print their table."""
-    told = shlex.join(["pfedhr", "compare", *_private(arguments)])
+    command = shlex.join(["pfedhr", "compare", *_private(arguments)])
     names, arguments = take(arguments, "--algorithms")
     seeds, arguments = take(arguments, "--seeds")
     out, arguments = take(arguments, "--out")
@@ -60,7 +60,7 @@ def compare(arguments: list[str]) -> None:
     missing = write_rows(cells, store, path, told)
     if missing is not None:
         write(path / BASE, base.encode())
-        redraw(path, {"title": f"Comparison: {experiment.name}", "command": told, **missing})
+        redraw(path, {"title": f"Comparison: {experiment.name}", "command": command, **missing})
         _show(path)
     _tell(failed)
 

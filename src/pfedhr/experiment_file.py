@@ -173,16 +173,21 @@ def _from_value(kind: Any, value: Any, path: str, place: str) -> Any:
 
 
 def dump(experiment: Experiment) -> str:
-    """Return the experiment as TOML, every field of it but quiet sections at their defaults: `parse` gives it back."""
-    fields = dataclasses.fields(experiment)
-    plain = {item.name: value for item in fields if not _is_quiet(item, value := getattr(experiment, item.name))}
+    """Return the experiment as TOML, every field of it but quiet ones at their defaults: `parse` gives it back."""
+    plain = _told(experiment)
     lines = [f"{key} = {_toml(value)}" for key, value in plain.items() if not dataclasses.is_dataclass(value)]
     for section, value in plain.items():
         if dataclasses.is_dataclass(value):
             lines += ["", f"[{section}]"]
             lines += [f"name = {_toml(value.name)}"] if isinstance(value, Algorithm) else []
-            lines += [f"{item.name} = {_toml(getattr(value, item.name))}" for item in dataclasses.fields(value)]
+            lines += [f"{name} = {_toml(held)}" for name, held in _told(value).items()]
     return "\n".join(lines) + "\n"
+
+
+def _told(section: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, without quiet ones at their defaults."""
+    fields = dataclasses.fields(section)
+    return {item.name: value for item in fields if not _is_quiet(item, value := getattr(section, item.name))}
 
 
 def _is_quiet(item: dataclasses.Field[Any], value: Any) -> bool:

@@ -54,12 +54,12 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """A name for the run but for its seed. Equal experiments share it: what a method does not use makes no difference."""
+        """A name for the run but for its seed. Equal experiments share it, whatever a setting calls the method."""
         data = self.experiment.data
         if data.name in NAMES:  # the files of a known set are the same wherever they lie
             data = replace(data, dir="")
         text = dump(replace(self.experiment, seed=0, data=data))
-        return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        return f"{self.experiment.algorithm.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     @property
     def folder(self) -> str:
@@ -83,15 +83,15 @@ def cells_of(settings: Iterable[Setting], seeds: Sequence[int]) -> list[Cell]:
     """Return the cells of all settings, methods and seeds; the seeds in the outermost order, so that each is whole early."""
     settings = list(settings)
     return [
-        Cell(setting.name, label, seed, _experiment(setting, label, algorithm, seed))
+        Cell(setting.name, label, seed, _experiment(setting, algorithm, seed))
         for seed in seeds
         for setting in settings
         for label, algorithm in setting.methods.items()
     ]
 
 
-def _experiment(setting: Setting, label: str, algorithm: Algorithm, seed: int) -> Experiment:
-    base = replace(setting.experiment, name=label, seed=seed, workers=1, compare_local=False, algorithm=algorithm)
+def _experiment(setting: Setting, algorithm: Algorithm, seed: int) -> Experiment:
+    base = replace(setting.experiment, name=algorithm.name, seed=seed, workers=1, compare_local=False, algorithm=algorithm)
     use = algorithm.public_use(base.public.labelled)
     if use == "none":
         # The share stays: it decides how many examples the clients have.

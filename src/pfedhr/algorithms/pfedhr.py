@@ -1,8 +1,8 @@
-"""pFedHR: the server makes each client a teacher: of blocks of all uploads reassembled, or of its own, tuned to what all know.
+"""pFedHR: the server makes teachers: of blocks of all uploads reassembled, or the tuned mean of those of one structure.
 
 J. Wang, X. Yang, S. Cui, L. Che, L. Lyu, D. Xu, F. Ma, "Towards Personalized Federated Learning via Heterogeneous Model
-Reassembly", NeurIPS 2023, arXiv 2308.08643. Up: the client's weights. Down: the teacher, once, when the client next takes part;
-with `teachers` = structure also to clients never heard of, which are sent those of all structures and take their own.
+Reassembly", NeurIPS 2023, arXiv 2308.08643. Up: the client's weights. Down: the teacher, when the client next takes part; with
+`teachers` = structure also to clients never heard of, which are sent those of all structures and take their own.
 
 The paper's form is the preset `paper`; docs/method.md says how the default departs from it, and on what evidence. Departures
 of both, where the paper leaves things open: groups by k-medoids; a stitch only between blocks that were not neighbours;
@@ -76,7 +76,7 @@ class PFedHR(Teaching):
     """Whether a group may give several blocks to one candidate."""
     average_structures: bool = False
     """Whether uploads of one structure are averaged before grouping, for large cohorts."""
-    teachers: Literal["reassembled", "own", "structure"] = "own"
+    teachers: Literal["reassembled", "own", "structure"] = "structure"
     """What a client learns from: the reassembled candidate that suits it; its own network as the server has tuned it; or so the
     mean of the last uploads of all clients of its structure, with which one that comes late begins, too."""
     tuning_targets: Literal["labels", "cohort", "both"] = "both"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from pfedhr.algorithm import Algorithm
@@ -112,12 +112,12 @@ def _varying(field: str, values: Sequence[Any], labels: Sequence[bool]) -> Calla
 
 
 def _ablation(scale: Scale, base: Experiment) -> Iterator[Setting]:
-    """Yield the paper's form, then that with one piece after the other, up to the form of `own_form`."""
+    """Yield the paper's form, then that with one piece after the other, up to the default one."""
     paper = _pfedhr(base)
     for partition in PARTITIONS:
         for labelled in PUBLIC:
             setting = _setting(base, partition, labelled, "", ("local-public", paper) if labelled else (paper,))
-            pieces, form = own_form(labelled), paper
+            pieces, form = pieces_of(labelled), paper
             forms = {"reassembled-ensemble": replace(paper, **pieces["own-ensemble"])}
             for piece, values in pieces.items():
                 forms[piece] = form = replace(form, **values)
@@ -127,7 +127,7 @@ def _ablation(scale: Scale, base: Experiment) -> Iterator[Setting]:
 def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
     """Yield the settings of Table 2 with pFedHR in its better form beside the paper's, and clients of Dirichlet proportions."""
     paper = _pfedhr(base)
-    forms = {labelled: replace(paper, **ChainMap(*own_form(labelled).values())) for labelled in PUBLIC}
+    forms = {labelled: replace(paper, **ChainMap(*reversed(pieces_of(labelled).values()))) for labelled in PUBLIC}
     for setting in _table2(scale, base):
         labelled = Conditions.parse(setting.name).public == PUBLIC[True]
         yield replace(setting, methods={**setting.methods, "paper": paper, "pfedhr": forms[labelled]})
@@ -137,18 +137,19 @@ def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
         yield _setting(uneven, "dirichlet", labelled, "", (*others, forms[labelled]))
 
 
-def own_form(labelled: bool) -> dict[str, dict[str, Any]]:
+def pieces_of(labelled: bool) -> dict[str, dict[str, Any]]:
     """Return the pieces that turn the paper's form into the default one, each with what it sets, in their order."""
+    default = asdict(PFedHR())
     fields = {
-        "own": "teachers",
         "own-ensemble": "tuning_targets",
         "own-ensemble-start": "start",
         "all-donors": "donors",
         "longer": "tuning_epochs",
         "heavier": "distil_weight",
         "declining": "decline_below",
+        "shared": "teachers",
     }
-    pieces = {piece: {field: getattr(PFedHR(), field)} for piece, field in fields.items()}
+    pieces = {"own": {"teachers": "own"}, **{piece: {field: default[field]} for piece, field in fields.items()}}
     # Without labels both aims are one; the finished runs are of the experiments that say so.
     return pieces if labelled else {**pieces, "own-ensemble": {"tuning_targets": "cohort"}}
 
@@ -176,7 +177,8 @@ _ABLATION = (
     "each form has what the one before has. own: one's own network, tuned; ensemble: tuned on the uploads' mean prediction, "
     "too; start: training starts from it; all-donors: the mean of all last uploads; longer: ten epochs of tuning instead "
     "of three; heavier: a weight of distillation of 1 instead of 0.2; declining: no teacher that gets right less than half of "
-    "the private examples that the client gets right itself"
+    "the private examples that the client gets right itself; shared: the tuned mean of all clients' last uploads of one "
+    "structure, for all of them"
 )
 _BENEFIT = "pfedhr is the form that the ablation ends with, paper the paper's; dirichlet: proportions of Dirichlet(0.3) a class"
 _TARGETS = (

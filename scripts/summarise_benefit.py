@@ -6,13 +6,15 @@ import statistics
 from pathlib import Path
 
 from pfedhr.report.comparison import MethodRow, mean_and_spread, method_rows, points
+from pfedhr.report.comparison import differences as paired
 from pfedhr.report.sheet import Sheet
 from pfedhr.reproduction.beside import HEADS
 from pfedhr.reproduction.targets import Conditions
 from pfedhr.results import Results, read_results
+from pfedhr.statistics import paired_interval
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "benefit-small"
-METHODS = ("local", "local-public", "fedmd", "fedgh", "fedkemf", "fccl", "paper", "pfedhr")
+METHODS = ("local", "local-public", "fedmd", "fedgh", "fedkemf", "fccl", "feddf", "paper", "pfedhr")
 
 
 def places() -> list[tuple[str, str, Results]]:
@@ -39,20 +41,27 @@ def means(results: Results) -> list[str]:
 
 
 def differences(results: Results) -> list[str]:
-    """Return pfedhr's difference to learning alone, the client that it serves worst, and how many it leaves a point below.
+    """Return pfedhr's difference to learning alone, without and with the public labels, and to the best other federated method.
 
-    A client's difference is a mean over the seeds.
+    Then the client that it serves worst, and how many it leaves a point below: a client's difference is a mean over the seeds.
     """
-    (row,) = (row for row in method_rows(results) if row.method == "pfedhr")
+    means = {row.method: row for row in method_rows(results)}
     own, alone = results.accuracies("pfedhr"), results.accuracies("local")
-    clients = {
-        client: 100 * statistics.fmean(own[seed][client] - alone[seed][client] for seed in own) for client in own[min(own)]
-    }
+
+    def beside(other: str) -> str:
+        return points(paired_interval(paired(own, results.accuracies(other)))) if other in means else ""
+
+    best = max(
+        sorted(means.keys() - {"pfedhr", "paper", "local", "local-public"}), key=lambda method: means[method].mean, default=""
+    )
+    clients = [100 * statistics.fmean(gains) for gains in zip(*paired(own, alone), strict=True)]
     return [
-        points(row.to_alone),
-        f"{min(clients.values()):+.1f}",
-        f"{sum(value < -1 for value in clients.values())} of {len(clients)}",
-        f"{100 * (row.teacher or 0):.1f}",
+        beside("local"),
+        beside("local-public"),
+        f"{best} {beside(best)}".strip(),
+        f"{min(clients):+.1f}",
+        f"{sum(value < -1 for value in clients)} of {len(clients)}",
+        f"{100 * (means['pfedhr'].teacher or 0):.1f}",
     ]
 
 
@@ -60,6 +69,6 @@ if __name__ == "__main__":
     found = places()
     accuracies = [[data, setting, *means(results)] for data, setting, results in found]
     print(Sheet("Mean accuracy over all clients (%)", ["data", "clients, public data", *METHODS], accuracies).markdown())
-    headings = ["data", "clients, public data", "to `local`", "worst client", "a point below", "teachers (%)"]
+    compared = ["to `local`", "to `local-public`", "to the best other", "worst client", "a point below", "teachers (%)"]
     rows = [[data, setting, *differences(results)] for data, setting, results in found]
-    print(Sheet("`pfedhr` and learning alone", headings, rows).markdown())
+    print(Sheet("`pfedhr` and others", ["data", "clients, public data", *compared], rows).markdown())

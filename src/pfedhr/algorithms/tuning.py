@@ -15,7 +15,7 @@ from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.teacher import Teacher, teacher_network
 from pfedhr.data import Examples, Public
 from pfedhr.inference import predict
-from pfedhr.learning import Augmentation, Loss, Training, nt_xent, soft_targets
+from pfedhr.learning import Augmentation, Loss, Training, distil, nt_xent, soft_targets
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
 
@@ -96,11 +96,18 @@ def _loss(job: TuningJob, public: Public, view: ServerView, rng: torch.Generator
     if job.targets is None:
         labelled = isinstance(public, Examples)
         return _labelled(public) if labelled else _contrastive(public.inputs, view.mirror, job.temperature, rng)
-    taught = towards(job.targets.to(view.device), public.inputs)
+    targets = job.targets.to(view.device)
     if not job.labels or not isinstance(public, Examples):
-        return taught
-    known = _labelled(public)
-    return lambda model, batch: known(model, batch) + taught(model, batch)
+        return towards(targets, public.inputs)
+    return _labelled_and_towards(public, targets)
+
+
+def _labelled_and_towards(public: Examples, targets: Tensor) -> Loss:
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        logits = model(public.inputs[batch])  # once for both, which is half of the work
+        return functional.cross_entropy(logits, public.labels[batch]) + distil(logits, targets[batch])
+
+    return loss
 
 
 def _labelled(public: Examples) -> Loss:

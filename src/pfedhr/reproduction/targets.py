@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.feddf import FedDF
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import Partition
 from pfedhr.experiment import Experiment, ExperimentError
@@ -125,16 +126,17 @@ def _ablation(scale: Scale, base: Experiment) -> Iterator[Setting]:
 
 
 def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
-    """Yield the settings of Table 2 with pFedHR in its better form beside the paper's, and clients of Dirichlet proportions."""
+    """Yield the settings of Table 2 and Dirichlet proportions, with pFedHR in its better form beside the paper's, and FedDF."""
     paper = _pfedhr(base)
     forms = {labelled: replace(paper, **ChainMap(*reversed(pieces_of(labelled).values()))) for labelled in PUBLIC}
     for setting in _table2(scale, base):
         labelled = Conditions.parse(setting.name).public == PUBLIC[True]
-        yield replace(setting, methods={**setting.methods, "paper": paper, "pfedhr": forms[labelled]})
+        added = {"feddf": FedDF(), "paper": paper, "pfedhr": forms[labelled]}
+        yield replace(setting, methods={**setting.methods, **added})
     uneven = replace(base, data=replace(base.data, alpha=0.3))
     for labelled in PUBLIC:
         others = ("local-public",) if labelled else ()
-        yield _setting(uneven, "dirichlet", labelled, "", (*others, forms[labelled]))
+        yield _setting(uneven, "dirichlet", labelled, "", (*others, "feddf", forms[labelled]))
 
 
 def pieces_of(labelled: bool) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.published import Place, published, published_beside
 from pfedhr.reproduction.targets import pieces_of, settings_of
 from pfedhr.results import ResultsError, collect, read_results
-from pfedhr.study import Setting, cells_of
+from pfedhr.study import Cell, Setting, cells_of
 
 TOY = replace(parse(EXPERIMENT, "the test"), compare_local=False)
 TOY = replace(TOY, plan=replace(TOY.plan, rounds=2))
@@ -155,6 +155,7 @@ def test_tables_and_figures_are_made_of_the_rows_alone(figure6: Path, tmp_path: 
 def test_seeds_are_added_to_tables_whose_runs_are_gone(figure6: Path, tmp_path: Path) -> None:
     place = tmp_path / figure6.parent.name / figure6.name
     shutil.copytree(figure6, place)
+    write(place / "experiments" / "former.toml", b"of a method that the target had before")
     told = Told()
     assert reproduce(TARGETS["figure6"], SCALE, [TOY_SET], "", [0, 1, 2], tmp_path, 1, told) == ([place], {})
     assert told.began == (24, 16)
@@ -163,6 +164,9 @@ def test_seeds_are_added_to_tables_whose_runs_are_gone(figure6: Path, tmp_path: 
     assert [row for row in after.cells if row.seed < 2] == list(before.cells)
     assert [row for row in after.clients if row.seed < 2] == list(before.clients)
     assert len(after.cells) == 36
+    assert {path.name for path in (place / "experiments").iterdir()} == {
+        path.name for path in (figure6 / "experiments").iterdir()
+    }
     (place / "cells.csv").write_text("nonsense")
     with pytest.raises(ResultsError, match="holds no rows"):
         reproduce(TARGETS["figure6"], SCALE, [TOY_SET], "", [0], tmp_path, 1, Told())
@@ -230,6 +234,13 @@ def test_committed_results_are_made_of_their_rows(folder: Path, tmp_path: Path) 
     redraw(tmp_path)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=[f"{folder.parent.name}-{folder.name}" for folder in COMMITTED])
+def test_committed_runs_are_named_by_their_experiments(folder: Path) -> None:
+    named = {row.folder.split("/")[0] for row in read_results(folder).cells}
+    experiments = {path.stem: parse(path.read_text(), str(path)) for path in (folder / "experiments").iterdir()}
+    assert {Cell("", "", 0, experiment).kind for experiment in experiments.values()} == named == experiments.keys()
 
 
 def test_there_are_committed_results_of_three_sets() -> None:

@@ -79,10 +79,14 @@ def write_rows(cells: Sequence[Cell], store: Path, folder: Path, told: Mapping[s
 
 
 def _write_experiments(folder: Path, cells: Iterable[Cell]) -> None:
-    """Write what each kind of run is, as an experiment of seed 0 that `pfedhr run` takes."""
-    for kind, cell in {cell.kind: cell for cell in cells}.items():
-        data = replace(cell.experiment.data, dir="")  # where it lies is the reader's to say
-        write(folder / "experiments" / f"{kind}.toml", dump(replace(cell.experiment, seed=0, data=data)).encode())
+    """Write what each kind of run is, as an experiment of seed 0 that `pfedhr run` takes, in place of any others."""
+    kinds = {cell.kind: cell.experiment for cell in cells}
+    for kind, experiment in kinds.items():
+        data = replace(experiment.data, dir="")  # where it lies is the reader's to say
+        write(folder / "experiments" / f"{kind}.toml", dump(replace(experiment, seed=0, data=data)).encode())
+    for path in (folder / "experiments").glob("*.toml"):
+        if path.stem not in kinds:
+            path.unlink()
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -104,10 +104,15 @@ def test_targets_share_their_cells() -> None:
     table, figure = ({cell.folder for cell in cells_of(settings(name), seeds)} for name in ("table2", "figure4"))
     # Of figure 4 only the other two numbers of groups are new, each in two partitions, labelled and not.
     assert len(figure - table) == 8
+    # The default form with public data of its own set is in `benefit`, the baselines with another in Figure 1.
+    exchange, *others = (
+        {cell.folder for cell in cells_of(settings(name), seeds)} for name in ("exchange", "benefit", "figure1")
+    )
+    assert len(exchange.difference(*others)) == 4
 
 
 def test_a_set_without_another_is_refused() -> None:
-    with pytest.raises(ExperimentError, match=r"figure1 knows no other set for 'digits'.*--datasets"):
+    with pytest.raises(ExperimentError, match=r"no other set is known for 'digits'.*--datasets"):
         settings("figure1", data="digits")
 
 

@@ -32,7 +32,7 @@ Personalised federated learning among clients whose neural networks differ.
                  [--seeds 0,1,2,3,4] [--out DIR] [--workers N]
                           a table or figure of the paper: table2, table3, table4, figure1,
                           figure3, figure4, figure5, figure6, figure7, benefit,
-                          ablation
+                          exchange, ablation
   pfedhr report DIR ...   write a study's tables and figures again from its CSV files
   pfedhr flower new DIR   write a Flower app for `flwr run`: a client's own network and data go
                           into its one Python file

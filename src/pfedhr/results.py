@@ -217,7 +217,9 @@ def read_results(folder: Path) -> Results:
         cells = tuple(csv_row(CellRow, record) for record in _records(folder / "cells.csv"))
         clients = tuple(csv_row(ClientRow, record) for record in _records(folder / "clients.csv"))
     except (KeyError, ValueError) as error:
-        raise ResultsError(f"the tables in {folder} are not those of results: {type(error).__name__}: {error}") from error
+        raise ResultsError(
+            f"the tables in {folder} are not those of results ({type(error).__name__}: {error}): restore or remove them"
+        ) from error
     if not cells:
         raise ResultsError(f"{folder / 'cells.csv'} holds no rows: run the study first")
     return Results(cells, clients)

@@ -82,7 +82,7 @@ def _table4(scale: Scale, base: Experiment) -> Iterator[Setting]:
 
 def _figure1(scale: Scale, base: Experiment) -> Iterator[Setting]:
     if base.data.name not in OTHER_SET:
-        raise ExperimentError(f"figure1 knows no other set for {base.data.name!r}: choose --datasets of {', '.join(OTHER_SET)}")
+        raise ExperimentError(f"no other set is known for {base.data.name!r}: choose --datasets of {', '.join(OTHER_SET)}")
     for value, name in (("same", ""), ("other", OTHER_SET[base.data.name])):
         experiment = replace(base, public=replace(base.public, name=name))
         for partition in PARTITIONS:
@@ -127,16 +127,26 @@ def _ablation(scale: Scale, base: Experiment) -> Iterator[Setting]:
 
 def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
     """Yield the settings of Table 2 and Dirichlet proportions, with pFedHR in its better form beside the paper's, and FedDF."""
-    paper = _pfedhr(base)
-    forms = {labelled: replace(paper, **ChainMap(*reversed(pieces_of(labelled).values()))) for labelled in PUBLIC}
     for setting in _table2(scale, base):
-        labelled = Conditions.parse(setting.name).public == PUBLIC[True]
-        added = {"feddf": FedDF(), "paper": paper, "pfedhr": forms[labelled]}
+        added = {"feddf": FedDF(), "paper": _pfedhr(base), "pfedhr": _default_form(base, setting)}
         yield replace(setting, methods={**setting.methods, **added})
     uneven = replace(base, data=replace(base.data, alpha=0.3))
     for labelled in PUBLIC:
         others = ("local-public",) if labelled else ()
-        yield _setting(uneven, "dirichlet", labelled, "", (*others, "feddf", forms[labelled]))
+        setting = _setting(uneven, "dirichlet", labelled, "", (*others, "feddf"))
+        yield replace(setting, methods={**setting.methods, "pfedhr": _default_form(base, setting)})
+
+
+def _exchange(scale: Scale, base: Experiment) -> Iterator[Setting]:
+    """Yield the settings of Figure 1 with pFedHR in its better form instead of the paper's."""
+    for setting in _figure1(scale, base):
+        yield replace(setting, methods={**setting.methods, "pfedhr": _default_form(base, setting)})
+
+
+def _default_form(base: Experiment, setting: Setting) -> PFedHR:
+    """Return pFedHR in its better form, for a setting whose public data is labelled or not."""
+    pieces = pieces_of(Conditions.parse(setting.name).public == PUBLIC[True])
+    return replace(_pfedhr(base), **ChainMap(*reversed(pieces.values())))
 
 
 def pieces_of(labelled: bool) -> dict[str, dict[str, Any]]:
@@ -183,6 +193,7 @@ _ABLATION = (
     "structure, for all of them"
 )
 _BENEFIT = "pfedhr is the form that the ablation ends with, paper the paper's; dirichlet: proportions of Dirichlet(0.3) a class"
+_EXCHANGE = "pfedhr is the form that the ablation ends with; all else is Figure 1"
 _TARGETS = (
     Target("table2", "Heterogeneous networks, 12 clients", "", PAPER_SETS, _table2),
     Target("table3", "Heterogeneous networks, 100 clients", "", ("svhn",), _table3, _AVERAGED),
@@ -194,6 +205,7 @@ _TARGETS = (
     Target("figure6", "How long teachers are tuned", "epochs", ("svhn",), _varying("tuning_epochs", (3, 4, 5), (True,))),
     Target("figure7", "The teacher of one client at two rounds", "", ("svhn",), _figure7, "a group may give several blocks"),
     Target("benefit", "Who is better off than alone", "", PAPER_SETS, _benefit, _BENEFIT),
+    Target("exchange", "The default form with public data of another set", "public data", PAPER_SETS, _exchange, _EXCHANGE),
     Target("ablation", "What each piece of pFedHR brings", "", PAPER_SETS, _ablation, _ABLATION),
 )
 

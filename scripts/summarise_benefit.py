@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from pfedhr.report.comparison import MethodRow, mean_and_spread, method_rows, points
-from pfedhr.report.comparison import differences as paired
+from pfedhr.report.comparison import MethodRow, differences, mean_and_spread, method_rows, points
 from pfedhr.report.sheet import Sheet
 from pfedhr.reproduction.beside import HEADS
 from pfedhr.reproduction.targets import Conditions
@@ -40,7 +39,7 @@ def means(results: Results) -> list[str]:
     return [cell(rows.get(method)) for method in METHODS]
 
 
-def differences(results: Results) -> list[str]:
+def beside_others(results: Results) -> list[str]:
     """Return pfedhr's difference to learning alone, without and with the public labels, and to the best other federated method.
 
     Then the client that it serves worst, and how many it leaves a point below: a client's difference is a mean over the seeds.
@@ -49,12 +48,12 @@ def differences(results: Results) -> list[str]:
     own, alone = results.accuracies("pfedhr"), results.accuracies("local")
 
     def beside(other: str) -> str:
-        return points(paired_interval(paired(own, results.accuracies(other)))) if other in means else ""
+        return points(paired_interval(differences(own, results.accuracies(other)))) if other in means else ""
 
     best = max(
         sorted(means.keys() - {"pfedhr", "paper", "local", "local-public"}), key=lambda method: means[method].mean, default=""
     )
-    clients = [100 * statistics.fmean(gains) for gains in zip(*paired(own, alone), strict=True)]
+    clients = [100 * statistics.fmean(gains) for gains in zip(*differences(own, alone), strict=True)]
     return [
         beside("local"),
         beside("local-public"),
@@ -70,5 +69,5 @@ if __name__ == "__main__":
     accuracies = [[data, setting, *means(results)] for data, setting, results in found]
     print(Sheet("Mean accuracy over all clients (%)", ["data", "clients, public data", *METHODS], accuracies).markdown())
     compared = ["to `local`", "to `local-public`", "to the best other", "worst client", "a point below", "teachers (%)"]
-    rows = [[data, setting, *differences(results)] for data, setting, results in found]
+    rows = [[data, setting, *beside_others(results)] for data, setting, results in found]
     print(Sheet("`pfedhr` and others", ["data", "clients, public data", *compared], rows).markdown())

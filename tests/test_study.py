@@ -126,6 +126,10 @@ def test_a_run_that_tables_tell_of_needs_no_files(cells: list[Cell], store: Path
     assert timeless(collect(other, tmp_path / "store", runs)) == timeless(collect(other, store))
     with pytest.raises(ResultsError, match=r"clients\.csv is missing"):
         collect(cells, tmp_path / "store")
+    table = tmp_path / "tables" / "clients.csv"
+    table.write_text("".join(line for line in table.read_text().splitlines(True) if ",pfedhr," not in line))
+    with pytest.raises(ResultsError, match=r"clients\.csv lacks the clients of pfedhr-\w+/seed0"):
+        told_runs([tmp_path / "tables"])
 
 
 def test_of_a_finished_cell_states_are_not_kept(cells: list[Cell], store: Path) -> None:

@@ -143,7 +143,12 @@ def told_runs(folders: Iterable[Path]) -> dict[str, Run]:
         for row in results.clients:
             clients.setdefault((row.setting, row.method, row.seed), []).append(row)
         for row in results.cells:
-            found[row.folder] = Run(row, tuple(clients[row.setting, row.method, row.seed]))
+            held = clients.get((row.setting, row.method, row.seed))
+            if held is None:
+                raise ResultsError(
+                    f"{folder / 'clients.csv'} lacks the clients of {row.folder}: restore or remove the tables there"
+                )
+            found[row.folder] = Run(row, tuple(held))
     return found
 
 

@@ -44,14 +44,14 @@ def beside_others(results: Results) -> list[str]:
 
     Then the client that it serves worst, and how many it leaves a point below: a client's difference is a mean over the seeds.
     """
-    means = {row.method: row for row in method_rows(results)}
+    rows = {row.method: row for row in method_rows(results)}
     own, alone = results.accuracies("pfedhr"), results.accuracies("local")
 
     def beside(other: str) -> str:
-        return points(paired_interval(differences(own, results.accuracies(other)))) if other in means else ""
+        return points(paired_interval(differences(own, results.accuracies(other)))) if other in rows else ""
 
     best = max(
-        sorted(means.keys() - {"pfedhr", "paper", "local", "local-public"}), key=lambda method: means[method].mean, default=""
+        sorted(rows.keys() - {"pfedhr", "paper", "local", "local-public"}), key=lambda method: rows[method].mean, default=""
     )
     clients = [100 * statistics.fmean(gains) for gains in zip(*differences(own, alone), strict=True)]
     return [
@@ -60,7 +60,7 @@ def beside_others(results: Results) -> list[str]:
         f"{best} {beside(best)}".strip(),
         f"{min(clients):+.1f}",
         f"{sum(value < -1 for value in clients)} of {len(clients)}",
-        f"{100 * (means['pfedhr'].teacher or 0):.1f}",
+        f"{100 * (rows['pfedhr'].teacher or 0):.1f}",
     ]
 
 

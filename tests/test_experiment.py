@@ -46,9 +46,8 @@ def test_every_field_is_written_but_quiet_ones(name: str) -> None:
 
 
 def test_a_quiet_field_of_a_method_is_written_where_it_says_something() -> None:
-    assert "tuned_blocks" not in dump(
-        Experiment(algorithm=PFedHR())
-    )  # as in the experiments from before there was such a field
+    # As in the experiments from before there was such a field, whose runs bear names that are made of them.
+    assert "tuned_blocks" not in dump(Experiment(algorithm=PFedHR()))
     experiment = Experiment(algorithm=PFedHR(tuned_blocks=2))
     assert "tuned_blocks = 2" in dump(experiment)
     assert parse(dump(experiment), "dumped") == experiment

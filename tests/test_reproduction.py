@@ -105,9 +105,7 @@ def test_targets_share_their_cells() -> None:
     # Of figure 4 only the other two numbers of groups are new, each in two partitions, labelled and not.
     assert len(figure - table) == 8
     # The default form with public data of its own set is in `benefit`, the baselines with another in Figure 1.
-    exchange, *others = (
-        {cell.folder for cell in cells_of(settings(name), seeds)} for name in ("exchange", "benefit", "figure1")
-    )
+    exchange, *others = ({one.folder for one in cells_of(settings(name), seeds)} for name in ("exchange", "benefit", "figure1"))
     assert len(exchange.difference(*others)) == 4
 
 

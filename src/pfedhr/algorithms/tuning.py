@@ -104,7 +104,7 @@ def _loss(job: TuningJob, public: Public, view: ServerView, rng: torch.Generator
 
 def _labelled_and_towards(public: Examples, targets: Tensor) -> Loss:
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        logits = model(public.inputs[batch])  # once for both, which is half of the work
+        logits = model(public.inputs[batch])  # once for both aims: it is what a step costs
         return functional.cross_entropy(logits, public.labels[batch]) + distil(logits, targets[batch])
 
     return loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -128,25 +127,26 @@ def _ablation(scale: Scale, base: Experiment) -> Iterator[Setting]:
 def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
     """Yield the settings of Table 2 and Dirichlet proportions, with pFedHR in its better form beside the paper's, and FedDF."""
     for setting in _table2(scale, base):
-        added = {"feddf": FedDF(), "paper": _pfedhr(base), "pfedhr": _default_form(base, setting)}
+        added = {"feddf": FedDF(), "paper": _pfedhr(base), "pfedhr": _default_form(setting)}
         yield replace(setting, methods={**setting.methods, **added})
     uneven = replace(base, data=replace(base.data, alpha=0.3))
     for labelled in PUBLIC:
         others = ("local-public",) if labelled else ()
         setting = _setting(uneven, "dirichlet", labelled, "", (*others, "feddf"))
-        yield replace(setting, methods={**setting.methods, "pfedhr": _default_form(base, setting)})
+        yield replace(setting, methods={**setting.methods, "pfedhr": _default_form(setting)})
 
 
 def _exchange(scale: Scale, base: Experiment) -> Iterator[Setting]:
     """Yield the settings of Figure 1 with pFedHR in its better form instead of the paper's."""
     for setting in _figure1(scale, base):
-        yield replace(setting, methods={**setting.methods, "pfedhr": _default_form(base, setting)})
+        yield replace(setting, methods={**setting.methods, "pfedhr": _default_form(setting)})
 
 
-def _default_form(base: Experiment, setting: Setting) -> PFedHR:
-    """Return pFedHR in its better form, for a setting whose public data is labelled or not."""
-    pieces = pieces_of(Conditions.parse(setting.name).public == PUBLIC[True])
-    return replace(_pfedhr(base), **ChainMap(*reversed(pieces.values())))
+def _default_form(setting: Setting) -> PFedHR:
+    """Return pFedHR in its better form, all else as the setting has it."""
+    pieces = pieces_of(setting.experiment.public.labelled)
+    changes = {field: value for values in pieces.values() for field, value in values.items()}
+    return replace(_pfedhr(setting.experiment), **changes)
 
 
 def pieces_of(labelled: bool) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from benchmarks import blueprint, demo, fit, flower, help, overhead, rounds, server, similarity, table2, teacher, workers
+from benchmarks import (
+    blueprint,
+    demo,
+    fit,
+    flower,
+    help,
+    overhead,
+    replay,
+    rounds,
+    server,
+    similarity,
+    table2,
+    teacher,
+    workers,
+)
 from benchmarks.timing import Measurement
 from pfedhr.machine import machine, versions
 
@@ -15,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Measurement]]] = {
     "help": help.measure,
     "similarity": similarity.measure,
     "fit": fit.measure,
+    "replay": replay.measure,
     "teacher": teacher.measure,
     "blueprint": blueprint.measure,
     "overhead": overhead.measure,

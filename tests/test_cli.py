@@ -201,7 +201,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["run", "demo", "--public.share", "0"], ["pfedhr needs public data", "at the server", "public.share above 0"]),
         (["reproduce"], ["table2, table3, table4, figure1"]),
         (["reproduce", "table9"], ["not table9"]),
-        (["reproduce", "table2", "--scale", "huge"], ["--scale huge", "small, paper"]),
+        (["reproduce", "table2", "--scale", "huge"], ["--scale huge", "small, short, paper"]),
         (["reproduce", "table2", "--data.dir", "/nowhere"], ["/nowhere", "train-images-idx3-ubyte"]),
         (["reproduce", "table2", "--datasets", "emnist"], ["emnist"]),
         (["report"], ["folders"]),

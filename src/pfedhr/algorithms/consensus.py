@@ -15,6 +15,7 @@ from pfedhr.algorithms.needs import at_least, public_batches
 from pfedhr.algorithms.own import OwnNetwork
 from pfedhr.algorithms.private import train_beside
 from pfedhr.inference import predict
+from pfedhr.learning import steady
 from pfedhr.seeding import generator
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -91,7 +92,7 @@ class ByConsensus(OwnNetwork):
             return distance(model(inputs[batch]), scores[batch])
 
         training = replace(view.training, epochs=self.consensus_epochs, batch_size=self.consensus_batch_size)
-        return {"consensus_loss": train_beside(view, model, loss, purpose, training, len(inputs))}
+        return {"consensus_loss": train_beside(view, model, steady(loss), purpose, training, len(inputs))}
 
     def scores(self, view: ClientView, model: nn.Module) -> PublicScores:
         """Return what goes up: what `model` says of the round's public subset."""

@@ -24,7 +24,7 @@ from pfedhr.algorithms.needs import at_least
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_model, weights_of
 from pfedhr.inference import predict
-from pfedhr.learning import distil, soft_targets
+from pfedhr.learning import distil, soft_targets, steady
 from pfedhr.parcel import Tensors
 
 
@@ -87,7 +87,7 @@ class FCCL(ByConsensus):
         inputs = view.train.ready(view.device).inputs
         models = [restore(view.network, weights).to(view.device) for weights in earlier]
         before, first = (soft_targets(predict(model, inputs)) for model in models)
-        return lambda logits, batch: self.memory_weight * (distil(logits, before[batch]) + distil(logits, first[batch]))
+        return steady(lambda logits, batch: self.memory_weight * (distil(logits, before[batch]) + distil(logits, first[batch])))
 
 
 def correlation_loss(logits: Tensor, target: Tensor, weight: float) -> Tensor:

@@ -24,6 +24,7 @@ from pfedhr.algorithms.own import Own, OwnNetwork
 from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Down, Latest, class_means, merge, on
 from pfedhr.algorithms.private import Term, restore, train_model, weights_of
 from pfedhr.inference import predict
+from pfedhr.learning import steady
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class FedDistill(OwnNetwork):
         if message.table is None or not self.distil_weight:
             return None
         table = on(message.table, labels.device)
-        return lambda logits, batch: self.distil_weight * towards(logits, labels[batch], table)
+        return steady(lambda logits, batch: self.distil_weight * towards(logits, labels[batch], table))
 
 
 def towards(logits: Tensor, labels: Tensor, table: ClassTable) -> Tensor:

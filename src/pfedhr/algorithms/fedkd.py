@@ -29,7 +29,7 @@ from pfedhr.algorithms.mutual import CommonNetwork
 from pfedhr.algorithms.needs import above_zero, at_least, shares
 from pfedhr.algorithms.private import common_weights, initial_weights, or_common, restore, train, weights_of
 from pfedhr.heads import Extractor, HeadError, head_name
-from pfedhr.learning import distil, soft_targets
+from pfedhr.learning import distil, soft_targets, steady
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import ParcelError, Tensors
 from pfedhr.seeding import seeded
@@ -139,7 +139,7 @@ class FedKD(CommonNetwork):
             # One distance serves both losses: each network has its own share of the gradient.
             return adaptive_loss(own, common, examples.labels[batch], functional.mse_loss(projection(features), own_features))
 
-        last = train(view, nn.ModuleList([mentor.model, mentee.model, projection]), loss)
+        last = train(view, nn.ModuleList([mentor.model, mentee.model, projection]), steady(loss))
         added = differences(received, weights_of(mentee.model))
         change = compress(added, self.energy(view.round), self._spared(network))
         share = change_size(change) / sum(value.numel() for value in added.values())

@@ -18,6 +18,7 @@ from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.homogeneous import Homogeneous, Trained, received
 from pfedhr.algorithms.needs import at_least
 from pfedhr.algorithms.private import restore, train_model, weights_of
+from pfedhr.learning import steady
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FedProx(Homogeneous):
         def penalty() -> Tensor:
             return proximal(list(model.parameters()), start, self.proximal_weight)
 
-        metrics = train_model(view, model, penalty=penalty if self.proximal_weight else None)
+        metrics = train_model(view, model, penalty=steady(penalty) if self.proximal_weight else None)
         weights = weights_of(model)
         return Held(weights, message.weights), Trained(weights, len(view.train)), metrics
 

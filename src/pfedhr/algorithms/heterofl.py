@@ -42,6 +42,7 @@ from pfedhr.algorithms.slices import (
     slice_of,
 )
 from pfedhr.heads import Extractor, HeadError
+from pfedhr.learning import steady
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
@@ -134,7 +135,7 @@ class HeteroFL(KeepsShared):
             return functional.cross_entropy(logits, examples.labels[batch])
 
         with scaled(model, rates):
-            last = train(view, model, loss)
+            last = train(view, model, steady(loss))
         trained = weights_of(model)
         divide(model, rates)
         measure_statistics(

@@ -12,6 +12,7 @@ from pfedhr.algorithm import Algorithm, ClientView, Metrics, ServerView, Setting
 from pfedhr.algorithms.admission import unlike
 from pfedhr.algorithms.held import Held, KeepsShared, SendsShared, Shared
 from pfedhr.algorithms.private import initial_weights, or_common, restore, train, weights_of
+from pfedhr.learning import steady
 from pfedhr.models import ModelSpec, check_last_batch, check_network
 from pfedhr.parcel import Tensors
 from pfedhr.zoo import ModelError
@@ -89,5 +90,5 @@ class Mutual(CommonNetwork, SendsShared, KeepsShared):
             inputs = examples.inputs[batch]
             return loss(own(inputs), common(inputs), examples.labels[batch])
 
-        last = train(view, nn.ModuleList([own, common]), both)
+        last = train(view, nn.ModuleList([own, common]), steady(both))
         return Held(weights_of(own), message.weights), weights_of(common), {"loss": last}

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics
 from pfedhr.data import Examples
-from pfedhr.learning import Loss, Penalty, Training, fit, fit_privately
+from pfedhr.learning import Loss, Penalty, Training, fit, fit_privately, steady
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator, seeded
@@ -65,10 +65,14 @@ def train(
     rng = generator(secret, view.round, view.id, "batches")
     with seeded(view.seed, view.round, view.id, "dropout"):
         if view.privacy is None:
-            whole: Loss = loss if penalty is None else lambda model, batch: loss(model, batch) + penalty()
+            whole = loss if penalty is None else _with_penalty(loss, penalty)
             return fit(model, count, whole, training, rng)
         noise = generator(secret, view.round, view.id, "privacy noise", device=view.device)
         return fit_privately(model, count, loss, training, view.privacy, rng, noise, penalty)
+
+
+def _with_penalty(loss: Loss, penalty: Penalty) -> Loss:
+    return steady(lambda model, batch: loss(model, batch) + penalty(), loss, penalty)
 
 
 def train_beside(view: ClientView, model: nn.Module, loss: Loss, purpose: str, training: Training, count: int) -> float:
@@ -90,7 +94,7 @@ def train_model(view: ClientView, model: nn.Module, term: Term | None = None, pe
         value = functional.cross_entropy(logits, examples.labels[batch])
         return value if term is None else value + term(logits, batch)
 
-    return {"loss": train(view, model, loss, penalty)}
+    return {"loss": train(view, model, steady(loss, term), penalty)}
 
 
 def train_privately(view: ClientView, weights: Tensors, term: Term | None = None) -> tuple[Tensors, Metrics]:
@@ -108,4 +112,4 @@ def train_on_public(view: ClientView, model: nn.Module, epochs: int) -> None:
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         return functional.cross_entropy(model(public.inputs[batch]), public.labels[batch])
 
-    train_beside(view, model, loss, "public", replace(view.training, epochs=epochs), len(public))
+    train_beside(view, model, steady(loss), "public", replace(view.training, epochs=epochs), len(public))

@@ -16,6 +16,7 @@ from pfedhr.algorithms.needs import at_least, common_features
 from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Down, on, private_means
 from pfedhr.algorithms.private import initial_weights, restore, train, weights_of
 from pfedhr.heads import Extractor
+from pfedhr.learning import steady
 from pfedhr.parcel import Tensors
 
 
@@ -64,7 +65,7 @@ class Prototypical(Algorithm):
             value = functional.cross_entropy(logits, labels)
             return value if table is None else value + self.prototype_weight * pull(features, labels, table)
 
-        last = train(view, extractor.model, loss)
+        last = train(view, extractor.model, steady(loss))
         weights = weights_of(extractor.model)
         return Guided(weights, message.table), private_means(view, weights), {"loss": last}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pfedhr.algorithm import ServerView
-from pfedhr.learning import Loss, Training, TrainingError, distil, fit
+from pfedhr.learning import Loss, Training, TrainingError, distil, fit, steady
 from pfedhr.seeding import generator, seeded
 
 
@@ -24,4 +24,4 @@ def train_publicly(model: nn.Module, loss: Loss, training: Training, view: Serve
 
 def towards(targets: Tensor, inputs: Tensor, temperature: float = 1.0) -> Loss:
     """Return the loss of a network that learns on `inputs` (n, ...) what `targets`, `soft_targets` (n, classes), teach."""
-    return lambda model, batch: distil(model(inputs[batch]), targets[batch], temperature)
+    return steady(lambda model, batch: distil(model(inputs[batch]), targets[batch], temperature))

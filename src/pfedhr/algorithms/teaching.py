@@ -21,7 +21,7 @@ from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
 from pfedhr.algorithms.uploads import Source, Upload, check_description, upload
 from pfedhr.data import Examples
 from pfedhr.inference import predict
-from pfedhr.learning import Training, distil, soft_targets
+from pfedhr.learning import Training, distil, soft_targets, steady
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import BlockBank, Recipe, Similarity, StitchKind, block_similarity, cut, profile
 from pfedhr.seeding import generator, seeded
@@ -174,7 +174,7 @@ class Teaching(Algorithm):
         # The teacher and the private data stay the same for the round: what it teaches is computed once.
         logits = predict(teacher_network(teacher).to(view.device), view.train.ready(view.device).inputs)
         targets = soft_targets(logits, self.temperature)
-        return lambda student, batch: self.distil_weight * distil(student, targets[batch], self.temperature)
+        return steady(lambda student, batch: self.distil_weight * distil(student, targets[batch], self.temperature))
 
     def _similarity(self, bank: BlockBank, view: ServerView) -> Similarity:
         """Return how alike the blocks are on public examples, the same in every round."""

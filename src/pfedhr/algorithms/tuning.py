@@ -15,7 +15,7 @@ from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.teacher import Teacher, teacher_network
 from pfedhr.data import Examples, Public
 from pfedhr.inference import predict
-from pfedhr.learning import Augmentation, Loss, Training, distil, nt_xent, soft_targets
+from pfedhr.learning import Augmentation, Loss, Training, distil, nt_xent, soft_targets, steady
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
 
@@ -107,11 +107,11 @@ def _labelled_and_towards(public: Examples, targets: Tensor) -> Loss:
         logits = model(public.inputs[batch])  # once for both aims: it is what a step costs
         return functional.cross_entropy(logits, public.labels[batch]) + distil(logits, targets[batch])
 
-    return loss
+    return steady(loss)
 
 
 def _labelled(public: Examples) -> Loss:
-    return lambda model, batch: functional.cross_entropy(model(public.inputs[batch]), public.labels[batch])
+    return steady(lambda model, batch: functional.cross_entropy(model(public.inputs[batch]), public.labels[batch]))
 
 
 def _contrastive(inputs: Tensor, mirror: bool, temperature: float, rng: torch.Generator) -> Loss:

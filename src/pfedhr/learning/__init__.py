@@ -3,6 +3,7 @@
 from pfedhr.learning.augment import Augmentation
 from pfedhr.learning.objectives import distil, nt_xent, soft_targets
 from pfedhr.learning.privacy import Penalty, Privacy, PrivacyError, check_gradients, epsilon, fit_privately, private_steps
+from pfedhr.learning.replay import steady
 from pfedhr.learning.training import Loss, Score, Training, TrainingError, batches, evaluate, fit
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "nt_xent",
     "private_steps",
     "soft_targets",
+    "steady",
 ]

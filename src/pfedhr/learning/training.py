@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pfedhr.errors import PfedhrError
 from pfedhr.inference import predict
+from pfedhr.learning.replay import Replayed, Step, replayable
 
 
 class TrainingError(PfedhrError):
@@ -28,7 +29,10 @@ class Training:
 
 
 Loss = Callable[[nn.Module, Tensor], Tensor]
-"""Maps the model and the places of a batch (batch,) int64 to a scalar: each objective holds its own tensors."""
+"""Maps the model and the places of a batch (batch,) int64 to a scalar: each objective holds its own tensors.
+
+One that is marked as `steady` may be recorded and replayed on a CUDA device.
+"""
 
 
 def fit(model: nn.Module, count: int, loss: Loss, training: Training, rng: torch.Generator) -> float:
@@ -38,16 +42,24 @@ def fit(model: nn.Module, count: int, loss: Loss, training: Training, rng: torch
     """
     device = next(model.parameters()).device
     optimiser = adam(model, training)
+    total = torch.zeros((), device=device)
+
+    def launched(batch: Tensor) -> None:
+        optimiser.zero_grad()
+        value = loss(model, batch)
+        value.backward()
+        optimiser.step()
+        total.add_(value.detach() * len(batch))
+
+    step: Step = launched
+    if replayable(model, loss, training.epochs * (count // training.batch_size)):
+        step = Replayed(launched, optimiser, training.batch_size)
     model.train()
     mean = math.nan
     for epoch in range(1, training.epochs + 1):
-        total = torch.zeros((), device=device)
+        total.zero_()
         for batch in batches(count, training.batch_size, rng, device):
-            optimiser.zero_grad()
-            value = loss(model, batch)
-            value.backward()
-            optimiser.step()
-            total += value.detach() * len(batch)
+            step(batch)
         mean = total.item() / count
         check_loss(mean, epoch, training)
     check_weights(model, training)

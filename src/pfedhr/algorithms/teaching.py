@@ -42,7 +42,8 @@ class Teaching(Algorithm):
     teacher_max_age: int = 0
     """Rounds for which a teacher serves; 0 = until the next one."""
     decline_below: float = 0.0
-    """A client declines a teacher that gets right less than this share of the private examples that it gets right; 0 = none."""
+    """A client declines a teacher that knows less than this share of what it knows itself of its private examples, both asked
+    for the client's own classes alone and counted beyond what the most frequent of them gives; 0 = none."""
     tuning_epochs: int = 3
     """Epochs of tuning on the public data."""
     tuning_batch_size: int = 8
@@ -144,10 +145,10 @@ class Teaching(Algorithm):
             return False
         examples = view.train.ready(view.device)
 
-        def right(model: nn.Module) -> int:
-            return int((predict(model.to(view.device), examples.inputs).argmax(1) == examples.labels).sum())
+        def known(model: nn.Module) -> float:
+            return beyond_chance(predict(model.to(view.device), examples.inputs), examples.labels)
 
-        return right(teacher_network(teacher)) < self.decline_below * right(restore(view.network, state.weights))
+        return known(teacher_network(teacher)) < self.decline_below * known(restore(view.network, state.weights))
 
     def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:
         """Return the weights that private training starts from: those it ended with."""
@@ -193,3 +194,14 @@ class Teaching(Algorithm):
         """Return the untuned network of a recipe, its stitches' initial weights named by round and recipe."""
         with seeded(view.seed, view.round, str(recipe), "stitches"):
             return draft(recipe, bank, sources, self.stitch, view.round, self.stitch_layers)
+
+
+def beyond_chance(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of `labels` (n,) that `logits` (n, classes) get right, less that of the most frequent label.
+
+    The largest logit counts among those of the labels that there are: a network that was taught all classes says others, too,
+    and yet may tell these apart.
+    """
+    present, frequency = labels.unique(return_counts=True)
+    right = present[logits[:, present].argmax(1)] == labels
+    return ((right.sum() - frequency.max()) / len(labels)).item()

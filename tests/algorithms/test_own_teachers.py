@@ -207,10 +207,12 @@ def test_what_is_known_beyond_chance_is_counted_among_the_labels_that_there_are(
     labels = torch.tensor([1, 1, 1, 3])
     says_another = torch.tensor([[9.0, 0.0, 0.0, 0.0, 9.0]]).expand(4, 5).clone()
     assert beyond_chance(says_another, labels) == 0.0  # of 1 and 3 it says 1 always
-    says_another[3, 3] = 1.0
-    assert beyond_chance(says_another, labels) == 0.25
-    says_another[:3, 3] = 1.0
-    assert beyond_chance(says_another, labels) == -0.5  # 3 always, where 1 is right more often
+    says_another[:, 3] = 1.0
+    assert beyond_chance(says_another, labels) == 0.0  # and now 3, though 1 is right more often
+    says_another[:3, 3] = 0.0
+    assert beyond_chance(says_another, labels) == 0.5  # both are told apart
+    says_another[2, 3] = 1.0
+    assert beyond_chance(says_another, labels) == pytest.approx((2 / 3 + 1) / 2 - 1 / 2)
 
 
 def test_a_client_declines_a_teacher_that_knows_too_little_of_its_classes() -> None:

@@ -67,8 +67,8 @@ class PFedHR(Teaching):
     distil_weight: float = 1.0
     """Weight of the teacher in the client's loss (lambda)."""
     decline_below: float = 0.5
-    """A client declines a teacher that knows less than this share of what it knows itself of its private examples, both asked
-    for the client's own classes alone and counted beyond what the most frequent of them gives; 0 = none."""
+    """A client declines a teacher that knows less than this share of what it knows itself: how many private examples of each of
+    its own classes are told from the others of these, beyond chance; 0 = none."""
     tuning_epochs: int = 10
     """Epochs of tuning on the public data."""
     tuning_batch_size: int = 32

@@ -42,8 +42,8 @@ class Teaching(Algorithm):
     teacher_max_age: int = 0
     """Rounds for which a teacher serves; 0 = until the next one."""
     decline_below: float = 0.0
-    """A client declines a teacher that knows less than this share of what it knows itself of its private examples, both asked
-    for the client's own classes alone and counted beyond what the most frequent of them gives; 0 = none."""
+    """A client declines a teacher that knows less than this share of what it knows itself: how many private examples of each of
+    its own classes are told from the others of these, beyond chance; 0 = none."""
     tuning_epochs: int = 3
     """Epochs of tuning on the public data."""
     tuning_batch_size: int = 8
@@ -197,11 +197,12 @@ class Teaching(Algorithm):
 
 
 def beyond_chance(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of `labels` (n,) that `logits` (n, classes) get right, less that of the most frequent label.
+    """Return the mean over the classes in `labels` (n,) of the share that `logits` (n, classes) get right, less chance.
 
-    The largest logit counts among those of the labels that there are: a network that was taught all classes says others, too,
-    and yet may tell these apart.
+    The largest logit counts among those of these k classes alone: a network that was taught all classes says others, too, and
+    yet may tell these apart. One that says the same of all examples has 1 / k right, whichever class that is: this is chance.
     """
-    present, frequency = labels.unique(return_counts=True)
-    right = present[logits[:, present].argmax(1)] == labels
-    return ((right.sum() - frequency.max()) / len(labels)).item()
+    present, places = labels.unique(return_inverse=True)
+    right = (logits[:, present].argmax(1) == places).float()
+    shares = torch.stack([right[places == place].mean() for place in range(len(present))])
+    return shares.mean().item() - 1 / len(present)

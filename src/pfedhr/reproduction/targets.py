@@ -188,8 +188,8 @@ _AVERAGED = "uploads of one structure are averaged before grouping, as in the pa
 _ABLATION = (
     "each form has what the one before has. own: one's own network, tuned; ensemble: tuned on the uploads' mean prediction, "
     "too; start: training starts from it; all-donors: the mean of all last uploads; longer: ten epochs of tuning instead "
-    "of three; heavier: a weight of distillation of 1 instead of 0.2; declining: no teacher that gets right less than half of "
-    "the private examples that the client gets right itself; shared: the tuned mean of all clients' last uploads of one "
+    "of three; heavier: a weight of distillation of 1 instead of 0.2; declining: no teacher that knows less than half of "
+    "what the client knows itself of its own classes; shared: the tuned mean of all clients' last uploads of one "
     "structure, for all of them"
 )
 _BENEFIT = "pfedhr is the form that the ablation ends with, paper the paper's; dirichlet: proportions of Dirichlet(0.3) a class"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +13,8 @@ from pfedhr.models import ModelSpec
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import Block, BlockBank, BlockRef
 from pfedhr.seeding import generator
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 def separable(count: int, *path: int | str) -> Examples:

@@ -18,7 +18,7 @@ from methods import (
     suited,
 )
 from torch import Tensor
-from toy import make_cohort, separable
+from toy import make_cohort, needs_cuda, separable
 
 from pfedhr.algorithm import Algorithm, ClientView, ServerView, SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
@@ -242,9 +242,6 @@ def test_a_view_is_what_a_method_sees() -> None:
     assert (view.id, view.round) == ("client01", 3)
     assert isinstance(view.train.inputs, Tensor)
     assert torch.equal(view.train.inputs, cohort.federation.clients["client01"].train.inputs)
-
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 def on_cuda(algorithm: Algorithm, labelled: bool) -> Cohort:

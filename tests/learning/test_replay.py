@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from toy import needs_cuda
 
 from pfedhr.learning import Loss, Training, fit, steady
 from pfedhr.learning import training as loop
 from pfedhr.learning.replay import FEWEST_STEPS, Replayed, is_steady, replayable
 from pfedhr.models import ModelSpec, build
 from pfedhr.seeding import generator, seeded
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 class Fickle(nn.Module):
@@ -77,9 +76,8 @@ def test_replayed_steps_are_those_that_are_launched(network: str, monkeypatch: p
             recorded.append(self)
 
     monkeypatch.setattr(loop, "Replayed", Watched)
-    training = Training(
-        epochs=8, batch_size=10, learning_rate=0.001, weight_decay=1e-4
-    )  # 67 examples: the last batch is smaller
+    # The last batch of 67 examples is smaller, so it is launched between replays.
+    training = Training(epochs=8, batch_size=10, learning_rate=0.001, weight_decay=1e-4)
     losses = []
     for model, loss in (
         (launched, cross_entropy_on(inputs, labels)),

@@ -16,6 +16,7 @@ from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerVi
 from pfedhr.algorithms.admission import unfit
 from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches, shares
+from pfedhr.algorithms.per_class import class_means
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
 from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
 from pfedhr.algorithms.uploads import Source, Upload, check_description, upload
@@ -204,5 +205,4 @@ def beyond_chance(logits: Tensor, labels: Tensor) -> float:
     """
     present, places = labels.unique(return_inverse=True)
     right = (logits[:, present].argmax(1) == places).float()
-    shares = torch.stack([right[places == place].mean() for place in range(len(present))])
-    return shares.mean().item() - 1 / len(present)
+    return class_means(right[:, None], labels).means.mean().item() - 1 / len(present)

@@ -48,9 +48,12 @@ def replayable(model: nn.Module, loss: Callable[..., Any], steps: int) -> bool:
     A module of the user's own may do in its forward() whatever Python can, so a network with one is launched step by step,
     unless it was rebuilt from its blueprint, which is straight-line code.
     """
-    known = all(type(part).__module__.startswith(_KNOWN) for part in model.modules())
-    on_cuda = all(value.is_cuda for value in model.parameters())
-    return steps >= FEWEST_STEPS and on_cuda and known and is_steady(loss)
+    return (
+        steps >= FEWEST_STEPS
+        and is_steady(loss)
+        and all(value.is_cuda for value in model.parameters())
+        and all(type(part).__module__.startswith(_KNOWN) for part in model.modules())
+    )
 
 
 class Replayed:

@@ -11,18 +11,19 @@ of both, where the paper leaves things open: groups by k-medoids; a stitch only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-import torch
+from torch import Tensor
 
 from pfedhr.algorithm import QUIET, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
 from pfedhr.algorithms.assignment import assign, described
+from pfedhr.algorithms.candidates import Limits, search
 from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.needs import at_least
 from pfedhr.algorithms.private import common_weights
-from pfedhr.algorithms.solving import solve_drafts
+from pfedhr.algorithms.solving import SOLVED_ON, head_outputs, solve_drafts
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.teacher import Teacher, weights_in
 from pfedhr.algorithms.teaching import Teaching
@@ -38,7 +39,7 @@ from pfedhr.algorithms.uploads import (
 )
 from pfedhr.data import Examples
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, cut, group, layout, propose
+from pfedhr.reassembly import BlockBank, Groups, Recipe, cut, layout
 from pfedhr.seeding import generator
 
 PAPER: Mapping[str, Any] = {
@@ -54,8 +55,6 @@ PAPER: Mapping[str, Any] = {
     "start": "own",
 }
 """The paper's form, one preset away from the better one; docs/method.md has the evidence for each difference."""
-SOLVED_ON = 256
-"""How many examples of the probe stitches are solved on at most."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,13 @@ class PFedHR(Teaching):
     def _knows_aim(self) -> bool:
         return self.tuning_targets != "labels"
 
+    @property
+    def _takes_labels(self) -> bool:
+        return self.tuning_targets != "cohort"
+
     def public_use(self, labelled: bool) -> PublicUse:
         """Return what Teaching does, but inputs where candidates learn from the cohort alone."""
-        return super().public_use(labelled and self.tuning_targets != "cohort")
+        return super().public_use(labelled and self._takes_labels)
 
     def init_client(self, view: ClientView) -> Taught:
         """Return what Teaching does, but weights that all of a structure begin with where they are averaged later."""
@@ -178,26 +181,19 @@ class PFedHR(Teaching):
             chains = {client: Recipe(own.chain(client)) for client in uploads if drafts or self.teachers != "reassembled"}
             clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
         said: Tensors = {}
-        if clones and (self._knows_aim or self.stitch_start == "solved"):
+        if self._knows_aim or self.stitch_start == "solved":
             with watch("ensemble_seconds"):
                 said = {client: softmax_on_public(clones[chain], view) for client, chain in chains.items()}
         mean = mean_prediction(said if self.donors == "active" else {**server.said, **said})
         if self.stitch_start == "solved" and mean is not None:
-            with watch("solve_seconds"):
-                parts = {recipe: layout(recipe, bank, self.stitch, self.stitch_layers) for recipe in drafts}
-                places = self._probe(view)[:SOLVED_ON]
-                drafts = solve_drafts(drafts, parts, bank, places, mean, self.tuning_targets != "cohort", view)
+            drafts = self._solve(drafts, bank, mean, view, watch)
         structures = server.structures
         if self.teachers == "structure":
             with watch("assemble_seconds"):
                 structures = structures.heard(replies)
                 fellows = sources_of(structures.fellows(replies.values()), known, self.most_blocks)
                 chains, clones = self._shared(uploads, average_structures(fellows), view)
-        with watch("tune_seconds"):
-            targets = mean.log() if self._knows_aim and mean is not None else None
-            aims = (self.contrastive_temperature, False, targets, self.tuning_targets != "cohort", self.tuned_blocks)
-            jobs = [TuningJob(one, self._tuning, *aims) for one in (drafts | clones).values()]
-            tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
+        tuned = self._tune((drafts | clones).values(), mean, view, watch)
         with watch("match_seconds"):
             teachers, told = self._choose(chains, recipes, tuned)
         if self.teachers == "structure":
@@ -207,6 +203,27 @@ class PFedHR(Teaching):
         metrics = {"candidates": len(recipes), "groups": names, **told, **watch.seconds}
         after = server.after(replies.keys(), teachers, known, said if self.donors == "all" else {})
         return replace(after, structures=structures), metrics
+
+    def _solve(
+        self, drafts: Mapping[Recipe, Teacher], bank: BlockBank, mean: Tensor, view: ServerView, watch: Stopwatch
+    ) -> dict[Recipe, Teacher]:
+        """Return the drafts with solved stitches, and heads that lead to what the cohort knows."""
+        with watch("solve_seconds"):
+            parts = {recipe: layout(recipe, bank, self.stitch, self.stitch_layers) for recipe in drafts}
+            places = self._probe(view)[:SOLVED_ON]
+            public = view.public.take(places).ready(view.device)
+            outputs = head_outputs(mean[places].to(view.device), public, self._takes_labels)
+            return solve_drafts(drafts, parts, bank, public.inputs, outputs, view)
+
+    def _tune(
+        self, networks: Collection[Teacher], mean: Tensor | None, view: ServerView, watch: Stopwatch
+    ) -> dict[Recipe, Tuned]:
+        """Return every network tuned to the labels, to what the cohort says, or to both."""
+        with watch("tune_seconds"):
+            targets = mean.log() if self._knows_aim and mean is not None else None
+            aims = (self.contrastive_temperature, False, targets, self._takes_labels, self.tuned_blocks)
+            jobs = [TuningJob(one, self._tuning, *aims) for one in networks]
+            return {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
 
     def _shared(
         self, uploads: Mapping[str, Source], means: Mapping[str, Source], view: ServerView
@@ -229,19 +246,5 @@ class PFedHR(Teaching):
     def _propose(self, bank: BlockBank, view: ServerView, watch: Stopwatch) -> tuple[Groups, Sequence[Recipe]]:
         with watch("profile_seconds"):
             similarity = self._similarity(bank, view)
-        return self._search(similarity, bank, generator(view.seed, view.round, "candidates"), watch)
-
-    def _search(
-        self, similarity: Similarity, bank: BlockBank, rng: torch.Generator, watch: Stopwatch
-    ) -> tuple[Groups, Sequence[Recipe]]:
-        """Return groups and recipes; where the rules allow none, with the next smaller number of groups."""
-        deepest = max(ref.index for ref in bank)
-        most = len(bank) if self.repeat_groups else min(len(bank), deepest)  # by R1 no chain is longer than the deepest network
-        for count in range(min(self.groups, most), 1, -1):
-            with watch("group_seconds"):
-                groups = group(similarity, count)
-            with watch("propose_seconds"):
-                recipes = propose(groups, bank, limit=self.candidates, rng=rng, repeat_groups=self.repeat_groups)
-            if recipes:
-                return groups, recipes
-        return (), ()
+        limits = Limits(self.groups, self.candidates, self.repeat_groups)
+        return search(similarity, bank, limits, generator(view.seed, view.round, "candidates"), watch)

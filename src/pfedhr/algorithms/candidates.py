@@ -1,0 +1,36 @@
+"""The search for candidates: groups of blocks by function, and recipes that take blocks from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pfedhr.algorithms.stopwatch import Stopwatch
+from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, group, propose
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many groups and candidates there are at most, and whether a group may give several blocks to one of these."""
+
+    groups: int
+    candidates: int
+    repeat_groups: bool
+
+
+def search(
+    similarity: Similarity, bank: BlockBank, limits: Limits, rng: torch.Generator, watch: Stopwatch
+) -> tuple[Groups, Sequence[Recipe]]:
+    """Return groups, eq. (1), and recipes by the rules of pFedHR; of fewer groups where these allow none."""
+    deepest = max(ref.index for ref in bank)
+    most = len(bank) if limits.repeat_groups else min(len(bank), deepest)  # by R1 no chain is longer than the deepest network
+    for count in range(min(limits.groups, most), 1, -1):
+        with watch("group_seconds"):
+            groups = group(similarity, count)
+        with watch("propose_seconds"):
+            recipes = propose(groups, bank, limit=limits.candidates, rng=rng, repeat_groups=limits.repeat_groups)
+        if recipes:
+            return groups, recipes
+    return (), ()

@@ -99,6 +99,18 @@ def test_each_figure_varies_what_it_says() -> None:
     assert all(setting.methods["pfedhr"].average_structures for setting in settings("table3"))
 
 
+def test_benefit_sets_the_default_form_beside_every_other() -> None:
+    always = {"local", "fedproto", "fedtgp", "pfedclub", "feddf", "paper", "pfedhr"}
+    beside = {"labelled": {"local-public", "fedmd", "fedgh"}, "unlabelled": {"fedkemf", "fccl"}}
+    made = settings("benefit", "small")
+    assert [one.name.split("/")[0] for one in made] == [name for name in ("iid", "classes", "dirichlet") for _ in beside]
+    for setting in made:
+        partition, public, _ = setting.name.split("/")
+        assert setting.methods.keys() == always | beside[public]
+        assert setting.methods["pfedclub"].candidates == setting.methods["paper"].candidates == 4
+        assert setting.experiment.data.alpha == (0.3 if partition == "dirichlet" else 0.5)
+
+
 def test_targets_share_their_cells() -> None:
     seeds = [0]
     table, figure = ({cell.folder for cell in cells_of(settings(name), seeds)} for name in ("table2", "figure4"))
@@ -219,7 +231,7 @@ def test_tables_are_made_of_what_did_not_fail(tmp_path: Path) -> None:
     (place,), failed = reproduce(TARGETS["figure7"], broken, [TOY_SET], "", [0], tmp_path, 1, Told())
     assert len(failed) == 1
     assert read_results(place).methods == ["local"]
-    assert json.loads((place / "about.json").read_text())["missing"] == "1 of 2 runs, which failed"
+    assert json.loads((place / "about.json").read_text())["missing"] == "1 of 2 runs, which failed or were not begun"
 
 
 def test_what_is_no_study_is_not_drawn(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def write_rows(cells: Sequence[Cell], store: Path, folder: Path, told: Mapping[s
         return None
     write_results(collect(done, store, told), folder)
     _write_experiments(folder, done)
-    return {"missing": f"{len(cells) - len(done)} of {len(cells)} runs, which failed"} if len(done) < len(cells) else {}
+    missing = len(cells) - len(done)
+    return {"missing": f"{missing} of {len(cells)} runs, which failed or were not begun"} if missing else {}
 
 
 def _write_experiments(folder: Path, cells: Iterable[Cell]) -> None:

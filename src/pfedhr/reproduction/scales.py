@@ -62,8 +62,8 @@ SMALL = Scale(
     smallest="cnn1",
     largest="cnn4-quarter",
     cut="6,000 images instead of all; a twentieth of them public instead of a tenth; 10 rounds of 4 epochs instead of 100 of "
-    "10; CNN4 at a quarter of its width; pFedHR with at most 4 candidates instead of 16, tuned in batches of 32 instead of 8; "
-    "64 features before every network's last layer, which FedGH needs",
+    "10; CNN4 at a quarter of its width; pFedHR and pFedClub with at most 4 candidates instead of 16, tuned in batches of 32 "
+    "instead of 8; 64 features before every network's last layer, which FedGH needs",
 )
 
 SCALES = {scale.name: scale for scale in (SMALL, SHORT, PAPER)}

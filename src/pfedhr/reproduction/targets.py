@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms import ALGORITHMS
-from pfedhr.algorithms.feddf import FedDF
+from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import Partition
 from pfedhr.experiment import Experiment, ExperimentError
@@ -22,6 +22,7 @@ PARTITIONS: tuple[Partition, ...] = ("iid", "classes")
 PUBLIC = {True: "labelled", False: "unlabelled"}
 COMPARED = {True: ("local-public", "fedmd", "fedgh"), False: ("fedkemf", "fccl")}
 """What the paper compares with, by whether the public data is labelled; and the same labels without a federation."""
+PROTOTYPES = ("fedproto", "fedtgp")
 HOMOGENEOUS = ("fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes")
 
 
@@ -125,15 +126,16 @@ def _ablation(scale: Scale, base: Experiment) -> Iterator[Setting]:
 
 
 def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
-    """Yield the settings of Table 2 and Dirichlet proportions, with pFedHR in its better form beside the paper's, and FedDF."""
-    for setting in _table2(scale, base):
-        added = {"feddf": FedDF(), "paper": _pfedhr(base), "pfedhr": _default_form(setting)}
-        yield replace(setting, methods={**setting.methods, **added})
+    """Yield the settings of Table 2, and Dirichlet proportions, with more methods, and pFedHR in both its forms."""
+    # pFedClub takes the scale's cut, as the paper's form does.
+    club = PFedClub(candidates=_pfedhr(base).candidates, tuning_batch_size=_pfedhr(base).tuning_batch_size)
     uneven = replace(base, data=replace(base.data, alpha=0.3))
-    for labelled in PUBLIC:
-        others = ("local-public",) if labelled else ()
-        setting = _setting(uneven, "dirichlet", labelled, "", (*others, "feddf"))
-        yield replace(setting, methods={**setting.methods, "pfedhr": _default_form(setting)})
+    partitions: dict[Partition, Experiment] = {**dict.fromkeys(PARTITIONS, base), "dirichlet": uneven}
+    for partition, one in partitions.items():
+        for labelled in PUBLIC:
+            setting = _setting(one, partition, labelled, "", (*COMPARED[labelled], *PROTOTYPES, club, "feddf"))
+            forms = {"paper": _pfedhr(base), "pfedhr": _default_form(setting)}
+            yield replace(setting, methods={**setting.methods, **forms})
 
 
 def _exchange(scale: Scale, base: Experiment) -> Iterator[Setting]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+
+from scipy import stats
 
 from pfedhr.report.comparison import MethodRow, differences, mean_and_spread, method_rows, points
 from pfedhr.report.sheet import Sheet
@@ -13,7 +17,10 @@ from pfedhr.results import Results, read_results
 from pfedhr.statistics import paired_interval
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "benefit-small"
-METHODS = ("local", "local-public", "fedmd", "fedgh", "fedkemf", "fccl", "feddf", "paper", "pfedhr")
+METHODS = (
+    *("local", "local-public", "fedmd", "fedgh", "fedkemf", "fccl"),
+    *("fedproto", "fedtgp", "pfedclub", "feddf", "paper", "pfedhr"),
+)
 
 
 def places() -> list[tuple[str, str, Results]]:
@@ -42,7 +49,7 @@ def means(results: Results) -> list[str]:
 def beside_others(results: Results) -> list[str]:
     """Return pfedhr's difference to learning alone, without and with the public labels, and to the best other federated method.
 
-    Then the client that it serves worst, and how many it leaves a point below: a client's difference is a mean over the seeds.
+    Then the client that it serves worst, how many it leaves a point below or surely above or below, by means over seeds.
     """
     rows = {row.method: row for row in method_rows(results)}
     own, alone = results.accuracies("pfedhr"), results.accuracies("local")
@@ -53,21 +60,37 @@ def beside_others(results: Results) -> list[str]:
     best = max(
         sorted(rows.keys() - {"pfedhr", "paper", "local", "local-public"}), key=lambda method: rows[method].mean, default=""
     )
-    clients = [100 * statistics.fmean(gains) for gains in zip(*differences(own, alone), strict=True)]
+    by_client = list(zip(*differences(own, alone), strict=True))
+    clients = [100 * statistics.fmean(gains) for gains in by_client]
     return [
         beside("local"),
         beside("local-public"),
         f"{best} {beside(best)}".strip(),
         f"{min(clients):+.1f}",
         f"{sum(value < -1 for value in clients)} of {len(clients)}",
+        f"{sum(map(surely_above, by_client))} / {sum(surely_above([-gain for gain in gains]) for gains in by_client)}",
         f"{100 * (rows['pfedhr'].teacher or 0):.1f}",
     ]
+
+
+def surely_above(gains: Sequence[float]) -> bool:
+    """Return whether the 95 % t-interval of the mean lies above zero. Raises StatisticsError for a single gain."""
+    error = statistics.stdev(gains) / math.sqrt(len(gains))
+    return statistics.fmean(gains) > float(stats.t.ppf(0.975, len(gains) - 1)) * error
 
 
 if __name__ == "__main__":
     found = places()
     accuracies = [[data, setting, *means(results)] for data, setting, results in found]
     print(Sheet("Mean accuracy over all clients (%)", ["data", "clients, public data", *METHODS], accuracies).markdown())
-    compared = ["to `local`", "to `local-public`", "to the best other", "worst client", "a point below", "teachers (%)"]
+    compared = [
+        "to `local`",
+        "to `local-public`",
+        "to the best other",
+        "worst client",
+        "a point below",
+        "surely above / below",
+        "teachers (%)",
+    ]
     rows = [[data, setting, *beside_others(results)] for data, setting, results in found]
     print(Sheet("`pfedhr` and others", ["data", "clients, public data", *compared], rows).markdown())

@@ -125,7 +125,12 @@ def run_cells(
 
 
 def _unfinished(cells: Mapping[str, Cell], store: Path, told: Collection[str]) -> list[Cell]:
-    return [cell for folder, cell in cells.items() if folder not in told and not is_finished(store / folder)]
+    return [cell for cell in cells.values() if not is_there(cell, store, told)]
+
+
+def is_there(cell: Cell, store: Path, told: Collection[str]) -> bool:
+    """Return whether a cell's run is finished in `store`, or is one of those `told`, by its folder."""
+    return cell.folder in told or is_finished(store / cell.folder)
 
 
 def is_finished(path: Path) -> bool:

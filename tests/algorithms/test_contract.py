@@ -18,7 +18,7 @@ from methods import (
     suited,
 )
 from torch import Tensor
-from toy import make_cohort, needs_cuda, separable
+from toy import make_cohort, separable
 
 from pfedhr.algorithm import Algorithm, ClientView, ServerView, SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
@@ -242,31 +242,3 @@ def test_a_view_is_what_a_method_sees() -> None:
     assert (view.id, view.round) == ("client01", 3)
     assert isinstance(view.train.inputs, Tensor)
     assert torch.equal(view.train.inputs, cohort.federation.clients["client01"].train.inputs)
-
-
-def on_cuda(algorithm: Algorithm, labelled: bool) -> Cohort:
-    """A cohort that takes enough steps a round for them to be replayed."""
-    return dataclasses.replace(suited(algorithm, "cnn4", "resnet", labelled=labelled, epochs=16), device=torch.device("cuda"))
-
-
-@pytest.mark.gpu
-@needs_cuda
-@pytest.mark.parametrize("algorithm", METHODS)
-@pytest.mark.parametrize("labelled", [True, False])
-def test_rounds_run_on_a_gpu(algorithm: Algorithm, labelled: bool) -> None:
-    if not labelled and algorithm.name in NEEDS_LABELS:
-        return
-    results, _ = run(algorithm, on_cuda(algorithm, labelled), Schedule(4, 4))
-    accuracies = [scores.own.accuracy for scores in results[-1].scores.values()]
-    assert sum(accuracies) / len(accuracies) > 0.9
-
-
-@pytest.mark.gpu
-@needs_cuda
-@pytest.mark.parametrize("algorithm", [method for method in METHODS if method.id not in OWN_TEACHERS])
-def test_a_run_on_a_gpu_is_the_same_again(algorithm: Algorithm) -> None:
-    # But for stitches that resize maps: torch has no gradient of adaptive pooling on CUDA that sums in one order.
-    first, states = run(algorithm, on_cuda(algorithm, labelled=True), Schedule(2, 4))
-    again, same = run(algorithm, on_cuda(algorithm, labelled=True), Schedule(2, 4))
-    assert [without_times(result) for result in first] == [without_times(result) for result in again]
-    assert states == same

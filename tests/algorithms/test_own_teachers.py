@@ -17,13 +17,12 @@ from pfedhr.algorithms.lessons import Lesson, Taught
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.teacher import Teacher, teacher_network, weights_in
-from pfedhr.algorithms.teaching import beyond_chance
 from pfedhr.algorithms.tuning import TuningJob, tune
 from pfedhr.algorithms.uploads import describe_network, upload
 from pfedhr.federate import Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, Workers, alone
 from pfedhr.inference import predict
-from pfedhr.learning import Privacy, Training
+from pfedhr.learning import Training
 from pfedhr.parcel import unpack
 from pfedhr.reassembly import cut
 
@@ -201,59 +200,6 @@ def test_solved_stitches_and_heads_are_nearer_to_what_donors_know_and_touch_no_b
         for name, value in solved[recipe].weights.items():
             if name.startswith("block"):
                 assert torch.equal(value, random[recipe].weights[name])
-
-
-def test_what_is_known_beyond_chance_is_counted_among_the_labels_that_there_are() -> None:
-    labels = torch.tensor([1, 1, 1, 3])
-    says_another = torch.tensor([[9.0, 0.0, 0.0, 0.0, 9.0]]).expand(4, 5).clone()
-    assert beyond_chance(says_another, labels) == 0.0  # of 1 and 3 it says 1 always
-    says_another[:, 3] = 1.0
-    assert beyond_chance(says_another, labels) == 0.0  # and now 3, though 1 is right more often
-    says_another[:3, 3] = 0.0
-    assert beyond_chance(says_another, labels) == 0.5  # both are told apart
-    says_another[2, 3] = 1.0
-    assert beyond_chance(says_another, labels) == pytest.approx((2 / 3 + 1) / 2 - 1 / 2)
-
-
-def test_a_client_declines_a_teacher_that_knows_too_little_of_its_classes() -> None:
-    cohort = make_cohort("mlp", epochs=8)
-    view = cohort.client_view("client00", 1)
-    two = view.train.take((view.train.labels < 2).nonzero().flatten())
-    view = dataclasses.replace(view, train=two)
-    own, *_ = OWN.client_step(OWN.init_client(view), Lesson(None, ()), view)
-    useful = next(iter(teachers_of(dataclasses.replace(OWN, tuning_epochs=8), cohort).values()))
-    flat = dataclasses.replace(useful, weights={name: torch.zeros_like(value) for name, value in useful.weights.items()})
-    last = [name for name, value in useful.weights.items() if value.shape == (4,)][-1]
-    elsewhere = dataclasses.replace(
-        useful, weights={**useful.weights, last: useful.weights[last] + torch.tensor([0.0, 0.0, 100.0, 0.0])}
-    )
-    examples = two.ready(view.device)
-
-    def said(teacher: Teacher) -> Tensor:
-        return predict(teacher_network(teacher), examples.inputs)
-
-    assert beyond_chance(said(flat), two.labels) == 0.0
-    assert (said(elsewhere).argmax(1) == 2).all()
-    assert beyond_chance(said(elsewhere), two.labels) == 0.5  # it tells the two apart all the same
-    careful, second = dataclasses.replace(OWN, start="teacher", decline_below=0.5), dataclasses.replace(view, round=2)
-    alone, _, _ = careful.client_step(own, Lesson(None, ()), second)
-    after, _, metrics = careful.client_step(own, Lesson(flat, ()), second)
-    assert metrics["declined"] == 1
-    assert equal(after.weights, alone.weights)
-    assert after.teacher is None
-    for form, teacher in (
-        (dataclasses.replace(careful, decline_below=0.0), flat),
-        (careful, elsewhere),
-        (careful, useful),
-    ):
-        taken, _, metrics = form.client_step(own, Lesson(teacher, ()), second)
-        assert "declined" not in metrics
-        assert taken.teacher is teacher
-    # What the comparison tells of the private examples, no noise covers.
-    private = dataclasses.replace(second, privacy=Privacy(noise=1.0, clip=1.0, delta=1e-3, secret=None))
-    taken, _, metrics = careful.client_step(own, Lesson(flat, ()), private)
-    assert "declined" not in metrics
-    assert taken.teacher is flat
 
 
 def test_classes_that_no_donor_thinks_possible_leave_the_tuning_finite() -> None:

@@ -20,7 +20,7 @@ from pfedhr.experiment_file import dump
 from pfedhr.report.comparison import comparison_records, comparison_sheet, method_rows, server_sheet, structure_sheet
 from pfedhr.report.sheet import Sheet
 from pfedhr.results import Results, ResultsError, Run, collect, write_results
-from pfedhr.study import Cell, is_finished
+from pfedhr.study import Cell, is_there
 
 NOTES = """\
 Accuracy in percent on each client's own test examples, over all clients after the last round; *mean* ± standard deviation over
@@ -70,13 +70,14 @@ def write_rows(cells: Sequence[Cell], store: Path, folder: Path, told: Mapping[s
 
     Otherwise return what about.json has to say of those that are missing.
     """
-    done = [cell for cell in cells if cell.folder in told or is_finished(store / cell.folder)]
+    done = [cell for cell in cells if is_there(cell, store, told)]
     if not done:
         return None
     write_results(collect(done, store, told), folder)
     _write_experiments(folder, done)
-    missing = len(cells) - len(done)
-    return {"missing": f"{missing} of {len(cells)} runs, which failed or were not begun"} if missing else {}
+    runs, there = ({cell.folder for cell in some} for some in (cells, done))  # a run may serve several settings
+    missing = len(runs) - len(there)
+    return {"missing": f"{missing} of {len(runs)} runs, which failed or were not begun"} if missing else {}
 
 
 def _write_experiments(folder: Path, cells: Iterable[Cell]) -> None:

@@ -1,0 +1,43 @@
+"""What every method must do on a GPU, over the table of methods."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from methods import METHODS, NEEDS_LABELS, OWN_TEACHERS, suited
+from test_contract import run, without_times
+from toy import needs_cuda
+
+from pfedhr.algorithm import Algorithm
+from pfedhr.federate import Schedule
+from pfedhr.in_process import Cohort
+
+
+def on_cuda(algorithm: Algorithm, labelled: bool) -> Cohort:
+    """A cohort that takes enough steps a round for them to be replayed."""
+    return dataclasses.replace(suited(algorithm, "cnn4", "resnet", labelled=labelled, epochs=16), device=torch.device("cuda"))
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("algorithm", METHODS)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_rounds_run_on_a_gpu(algorithm: Algorithm, labelled: bool) -> None:
+    if not labelled and algorithm.name in NEEDS_LABELS:
+        return
+    results, _ = run(algorithm, on_cuda(algorithm, labelled), Schedule(4, 4))
+    accuracies = [scores.own.accuracy for scores in results[-1].scores.values()]
+    assert sum(accuracies) / len(accuracies) > 0.9
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("algorithm", [method for method in METHODS if method.id not in OWN_TEACHERS])
+def test_a_run_on_a_gpu_is_the_same_again(algorithm: Algorithm) -> None:
+    # But for stitches that resize maps: torch has no gradient of adaptive pooling on CUDA that sums in one order.
+    first, states = run(algorithm, on_cuda(algorithm, labelled=True), Schedule(2, 4))
+    again, same = run(algorithm, on_cuda(algorithm, labelled=True), Schedule(2, 4))
+    assert [without_times(result) for result in first] == [without_times(result) for result in again]
+    assert states == same

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -31,7 +31,11 @@ def seeded(seed: int, *path: Name) -> Generator[None]:
 
     Weight initialisation and dropout draw from the global generators and take no other; everything else uses `generator`.
     """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with forked():
         torch.manual_seed(number(seed, *path))
         yield
+
+
+def forked() -> AbstractContextManager[None]:
+    """Return a context that puts torch's global generators back, when it ends, to where they were when it began."""
+    return torch.random.fork_rng(list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else [])

@@ -109,6 +109,21 @@ def test_both_variants_of_per_fedavg_run_and_differ() -> None:
     assert first[-1].progress.server != free[-1].progress.server
 
 
+def test_the_difference_of_gradients_drops_the_same_units_on_both_sides() -> None:
+    layer, inputs = nn.Linear(40, 1, bias=False), torch.randn(8, 40)
+    dropout = nn.Dropout(0.5)
+
+    def loss() -> torch.Tensor:
+        return dropout(layer(dropout(inputs))).square().mean()
+
+    def gradient(difference: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        return meta_gradient(list(layer.parameters()), loss, loss, loss, 0.01, difference)[1][0]
+
+    # The loss is quadratic, so that the difference is exact at any step; two draws' difference would grow as the step shrinks.
+    assert torch.allclose(gradient(0.01), gradient(1.0), rtol=1e-3, atol=1e-5)
+
+
 def test_pfedme_solves_the_envelope() -> None:
     # f = (theta - 3) ** 2 / 2, w = 0, lambda 15: the minimum is 3 / 16 = 0.1875; five steps of 0.05 come to 0.18744.
     theta = nn.Parameter(torch.tensor([0.0], dtype=torch.float64))

@@ -3,16 +3,17 @@
 A. Fallah, A. Mokhtari, A. Ozdaglar, "Personalized Federated Learning with Theoretical Guarantees: A Model-Agnostic
 Meta-Learning Approach", NeurIPS 2020, arXiv 2002.07948. It minimises the mean over clients of f(w - alpha grad f(w)) by
 the gradient (I - alpha H(w)) grad f(w - alpha grad f(w)); first order leaves H out, Hessian-free takes a difference of
-gradients for it. Up: weights. Down: their plain mean. What serves a client is the shared model after steps of size alpha on
-its private examples.
+gradients for it. Up: weights. Down: their plain mean.
 
-Departures: the outer step is Adam's at the experiment's learning rate, as in every method here; running statistics of batch
-norms are averaged.
+Departures: what serves a client is its own network after its last training and steps of size alpha on private examples, where
+the paper takes these steps from the shared model; the outer step is Adam's at the experiment's learning rate, as in every
+method here; running statistics of batch norms are averaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +26,7 @@ from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.homogeneous import Homogeneous, Trained, mean, received
 from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.private import restore, train, weights_of
-from pfedhr.seeding import generator, seeded
+from pfedhr.seeding import forked, generator, seeded
 
 Gradients = Sequence[Tensor]
 Evaluate = Callable[[], Tensor]
@@ -43,7 +44,7 @@ class PerFedAvg(Homogeneous):
     difference: float = 0.001
     """Step of the difference of gradients (delta), for hessian-free."""
     adaptation_steps: int = 1
-    """Steps on private batches from the shared model to the client's."""
+    """Steps on private batches after training, to the network that serves the client."""
 
     name = "per-fedavg"
     uncovered = "its meta-gradients and its adaptation draw batches of private examples of their own, which no noise covers"
@@ -55,7 +56,7 @@ class PerFedAvg(Homogeneous):
         at_least(self, inner_learning_rate=0, adaptation_steps=1)
 
     def client_step(self, state: Held, message: Shared, view: ClientView) -> tuple[Held, Trained, Metrics]:
-        """Train the shared model by meta-gradients; then adapt a copy of it."""
+        """Train the shared model by meta-gradients; then adapt a copy of what came of it."""
         examples = view.train.ready(view.device)
         model = restore(view.network, received(message, view)).to(view.device)
         weights = [value for value in model.parameters() if value.requires_grad]
@@ -116,7 +117,9 @@ def meta_gradient(
     sides: list[Gradients] = []
     for sign in (1, -1):
         _step(weights, gradients, sign * difference)
-        sides.append(torch.autograd.grad(curvature(), weights))
+        # Both sides drop the same units: another draw would outweigh the difference of so small a step.
+        with forked() if sign == 1 else nullcontext():
+            sides.append(torch.autograd.grad(curvature(), weights))
         _restore(weights, start)
     products = [(above - below) / (2 * difference) for above, below in zip(*sides, strict=True)]
     return value.detach(), [

@@ -72,6 +72,12 @@ def test_cka_is_blind_to_rotation_scale_and_shift_and_to_nothing_more() -> None:
 
 def test_constant_activations_are_like_nothing() -> None:
     assert cka(torch.ones(5, 3), torch.randn(5, 3)) == 0
+    # These have no exact mean over five samples.
+    first, second = torch.full((5, 3), 0.1), torch.tensor([0.7, 1.3, -3e4]).expand(5, 3)
+    assert cka(first, second) == 0
+    assert cka(first, torch.nextafter(first, torch.ones(())).where(torch.rand(5, 3) < 0.5, first)) == 0
+    little = torch.randn(5, 3) * 1e-3
+    assert cka(little + 1, little).item() == pytest.approx(1, abs=1e-4)
 
 
 def test_all_pairs_at_once_are_the_pairwise_loop() -> None:

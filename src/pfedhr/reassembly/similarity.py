@@ -16,6 +16,9 @@ from pfedhr.inference import inference
 from pfedhr.reassembly.bank import BlockBank, BlockRef
 from pfedhr.reassembly.blocks import flatten_for
 
+ROUNDING = 8
+"""How many times the precision of its dtype a feature may vary, relative to its mean, and count as constant."""
+
 
 def gram(activations: Shaped[Tensor, "samples *features"]) -> Float[Tensor, "samples samples"]:
     """Return the linear kernel of the activations, features centred over the samples.
@@ -28,8 +31,11 @@ def gram(activations: Shaped[Tensor, "samples *features"]) -> Float[Tensor, "sam
         for place in features.T:
             kernel += place[:, None] == place
         return _centred(kernel)
-    features = features - features.mean(0)
-    return features @ features.T
+    mean, spread = features.mean(0), features.amax(0) - features.amin(0)
+    centred = features - mean
+    # What rounding leaves of a constant feature is the same for all samples, and would be alike in any two networks.
+    centred.masked_fill_(spread <= ROUNDING * torch.finfo(features.dtype).eps * mean.abs(), 0.0)
+    return centred @ centred.T
 
 
 def _centred(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, "samples samples"]:

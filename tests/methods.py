@@ -7,6 +7,7 @@ from toy import make_cohort
 
 from pfedhr.algorithm import Algorithm, Setup
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.fedproto import FedProto
 from pfedhr.algorithms.pfedhr import PAPER, PFedHR
 from pfedhr.in_process import Cohort
 
@@ -43,6 +44,7 @@ NEEDS_LABELS = {"local-public", "fedmd"}
 NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
 METHODS = [
     *(pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS),
+    pytest.param(FedProto(prediction="prototypes"), id="fedproto-nearest"),
     pytest.param(PFedHR(teachers="own", tuning_epochs=2, tuning_batch_size=8), id="pfedhr-own"),
     pytest.param(PFedHR(tuned_blocks=2, tuning_epochs=2, tuning_batch_size=8), id="pfedhr-structure"),
 ]

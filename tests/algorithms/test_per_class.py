@@ -15,8 +15,10 @@ from pfedhr.algorithms.fedproto import FedProto, ServerTable
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.per_class import ClassMeans, ClassTable, class_means, merge
+from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.prototypes import Guided, NearestRow, pull
 from pfedhr.federate import Schedule
+from pfedhr.heads import Extractor
 from pfedhr.parcel import unpack
 from pfedhr.seeding import generator
 
@@ -56,6 +58,20 @@ def test_the_nearest_known_row_wins() -> None:
     logits = NearestRow(model, 3, table)(torch.tensor([[1.0, 0.0], [3.0, 1.0]]))
     assert logits[:, :2].tolist() == [[-1.0, -9.0], [-10.0, -2.0]]
     assert logits.argmax(1).tolist() == [0, 1]
+
+
+def test_a_client_is_served_by_its_head_or_by_the_nearest_prototype_that_it_was_given() -> None:
+    view = make_cohort("mlp", clients=1).client_view("client00", 1)
+    weights = initial_weights(view)
+    inputs = view.train.ready(view.device).inputs
+    network = restore(view.network, weights).eval()
+    logits = network(inputs)
+    features, _ = Extractor(network, 4)(inputs)
+    table = ClassTable(features[:4].detach(), torch.ones(4, dtype=torch.bool))
+    state, by_prototypes = Guided(weights, table), FedProto(prediction="prototypes")
+    assert torch.equal(FedProto().personal_model(state, view).eval()(inputs), logits)
+    assert by_prototypes.personal_model(state, view).eval()(inputs[:4]).argmax(1).tolist() == [0, 1, 2, 3]
+    assert torch.equal(by_prototypes.personal_model(Guided(weights, None), view).eval()(inputs), logits)
 
 
 def test_targets_of_distillation_are_distributions() -> None:

@@ -3,10 +3,12 @@
 Y. Tan, G. Long, L. Liu, T. Zhou, Q. Lu, J. Jiang, C. Zhang, "FedProto: Federated Prototype Learning across Heterogeneous
 Clients", AAAI 2022, arXiv 2105.00243. A client minimises CE + lambda times the distance of each example's features from its
 class's global prototype. Up: a mean of features for each class that the client holds. Down: their means over clients, by
-examples. What serves a client is the class of the nearest prototype.
+examples.
 
 Departures: prototypes are taken in one pass after training, not while weights change; those of clients that do not take part
-in a round stay as they were sent last.
+in a round stay as they were sent last. What serves a client is its own head by default, one of the two that the authors' code
+reports. The other is the class of the nearest prototype, `prediction = "prototypes"`: theirs are the server's newest, here they
+are those that the client was given before it trained, because nothing goes down after a round.
 """
 
 from __future__ import annotations
@@ -30,9 +32,6 @@ class ServerTable:
 @dataclass(frozen=True)
 class FedProto(Prototypical):
     """Federated prototype learning."""
-
-    prototype_weight: float = 1.0
-    """Weight of the distance from the prototypes (lambda); the distance is a mean over the features."""
 
     name = "fedproto"
     server_state = ServerTable

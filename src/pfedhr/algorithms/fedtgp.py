@@ -6,13 +6,15 @@ trains vectors, through two linear layers, to be nearer to the clients' prototyp
 margin that adapts to how far classes are apart. Up: a mean of features for each class held. Down: the trained prototypes.
 
 Departures: prototypes are taken after training; the margin is the largest of the classes' distances from their nearest other
-class, as in the authors' code; prototypes of clients that do not take part in a round stay as they were sent last.
+class, as in the authors' code; prototypes of clients that do not take part in a round stay as they were sent last; the nearest
+prototype, which serves a client, is of those that it was given before it trained, where the authors' are the server's newest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,8 @@ class FedTGP(Prototypical):
 
     prototype_weight: float = 10.0
     """Weight of the distance from the prototypes (lambda); the distance is a mean over the features."""
+    prediction: Literal["head", "prototypes"] = "prototypes"
+    """What serves a client: its network's own head, or the nearest of the prototypes that it was given last."""
     margin_limit: float = 100.0
     """The largest margin (tau)."""
     server_epochs: int = 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,14 @@ class Guided:
     table: ClassTable | None
 
 
+@dataclass(frozen=True)
 class Prototypical(Algorithm):
-    """A method of prototypes. It adds its default weight of them, and the server that makes them."""
+    """A method of prototypes. It adds the server that makes them."""
 
-    prototype_weight: float
+    prototype_weight: float = 1.0
     """Weight of the distance from the prototypes (lambda); the distance is a mean over the features."""
+    prediction: Literal["head", "prototypes"] = "head"
+    """What serves a client: its network's own head, or the nearest of the prototypes that it was given last."""
 
     client_state = Guided
     uncovered = "clients send the mean features of their private examples, which no noise covers"
@@ -70,9 +73,11 @@ class Prototypical(Algorithm):
         return Guided(weights, message.table), private_means(view, weights), {"loss": last}
 
     def personal_model(self, state: Guided, view: ClientView) -> nn.Module:
-        """Return the network that says the class of the nearest prototype, or of its own head before there are any."""
+        """Return the client's network, or what says the class of the nearest prototype, as soon as it was given some."""
         model = restore(view.network, state.weights)
-        return model if state.table is None else NearestRow(model, view.network.classes, state.table)
+        if self.prediction == "head" or state.table is None:
+            return model
+        return NearestRow(model, view.network.classes, state.table)
 
     def teacher_model(self, state: Guided, view: ClientView) -> None:
         """Return None: there is no teacher."""

@@ -115,7 +115,7 @@ def test_the_margin_adapts_to_how_far_classes_are_apart() -> None:
     assert adaptive_margin(ClassTable(rows, torch.tensor([True, False, False, False]))) == math.inf
 
 
-def test_an_undefined_margin_is_the_limit_and_prototypes_of_known_classes_go_down() -> None:
+def test_prototypes_of_all_known_classes_go_down() -> None:
     cohort = make_cohort("mlp", features=8)
     results, _ = run(FedTGP(server_epochs=2), cohort, Schedule(1, 4))
     server = unpack(Trainable, results[-1].progress.server)

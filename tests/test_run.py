@@ -117,13 +117,16 @@ def test_a_run_leaves_what_it_should(undisturbed: Path) -> None:
     assert [line["round"] for line in lines] == [1, 2, 3]
     wanted = {"seconds", "server_seconds", "bytes_up", "bytes_down", "accuracy", "candidates", "groups", "teacher_sizes"}
     assert all(wanted <= set(line) for line in lines)
-    assert all(set(line["accuracy"]) == {"mean", "std", "min"} for line in lines)
+    assert all(set(line["accuracy"]) == {"mean", "std", "min", "active"} for line in lines)
     rows = rows_of(undisturbed)
     assert [row["client"] for row in rows] == ["client00", "client01", "client02", "client03"]
     assert [row["model"] for row in rows] == ["cnn1", "mlp", "cnn1", "mlp"]
     accuracies = [float(row["accuracy"]) for row in rows]
     assert sum(accuracies) / 4 == pytest.approx(lines[-1]["accuracy"]["mean"])
     assert min(accuracies) == lines[-1]["accuracy"]["min"]
+    active = [float(row["accuracy"]) for row in rows if row["client"] in lines[-1]["active"]]
+    assert 0 < len(active) < 4
+    assert sum(active) / len(active) == pytest.approx(lines[-1]["accuracy"]["active"])
     alone = {row["client"]: row["accuracy"] for row in rows_of(undisturbed / "local")}
     assert {row["client"]: row["alone_accuracy"] for row in rows} == alone
     assert all(int(row["train"]) + int(row["test"]) == 54 for row in rows)  # 240, less a tenth, over four

@@ -27,6 +27,7 @@ from pfedhr.disk import UNFINISHED, csv_bytes, csv_records, csv_row, write
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Progress, RoundResult
 from pfedhr.parcel import ParcelError, Tensors, pack, unpack
+from pfedhr.statistics import mean_or_none
 from pfedhr.transport import Scores
 
 RUN_NAME = "flower-run"
@@ -225,11 +226,12 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def record(result: RoundResult) -> dict[str, Any]:
-    """Return the line of rounds.jsonl: the accuracy is over all clients, at their last evaluation."""
-    scored = {client: scores.own.accuracy for client, scores in sorted(result.scores.items())}
-    values = list(scored.values())
-    accuracy = {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "min": min(values)} if values else None
+    """Return the line of rounds.jsonl: accuracy is over all clients, at their last evaluation; `active`: who trained now."""
     trained = {client: metrics for client, metrics in result.clients.items() if "train_seconds" in metrics}
+    scored = {client: scores.own.accuracy for client, scores in sorted(result.scores.items())}
+    values, active = list(scored.values()), mean_or_none(scored.get(client) for client in sorted(trained))
+    spread = {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "min": min(values)} if values else None
+    accuracy = spread and {**spread, "active": active}
     return {
         "round": result.round,
         "seconds": result.seconds,

@@ -35,7 +35,7 @@ TEACHER = PFedHR.paper()
 
 @dataclass(frozen=True)
 class UniformTeacher(Local):
-    """Learning alone beside a teacher that finds every class equally likely, from the client's second part in a round on.
+    """Learning alone beside a teacher that finds every class equally likely, from the second round on.
 
     As with pFedHR, nobody has a teacher in the first round; unlike there, everybody has one in the second.
     """

@@ -21,7 +21,7 @@ from pfedhr.reproduction import SCALES, TARGETS, Scale, redraw, reproduce
 from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.published import Place, published, published_beside
 from pfedhr.reproduction.targets import pieces_of, settings_of
-from pfedhr.results import ResultsError, collect, read_results
+from pfedhr.results import Results, ResultsError, collect, read_results, write_results
 from pfedhr.study import Cell, Setting, cells_of
 
 TOY = replace(parse(EXPERIMENT, "the test"), compare_local=False)
@@ -232,6 +232,20 @@ def test_tables_are_made_of_what_did_not_fail(tmp_path: Path) -> None:
     assert len(failed) == 1
     assert read_results(place).methods == ["local"]
     assert json.loads((place / "about.json").read_text())["missing"] == "1 of 2 runs, which failed or were not begun"
+
+
+def test_a_figure_has_what_did_not_fail(tmp_path: Path, figure6: Path) -> None:
+    place = tmp_path / "figure6"
+    shutil.copytree(figure6, place)
+    results = read_results(place)
+    first = results.settings[0]
+    for lost in (first, results.settings[2]):
+        cells = tuple(row for row in results.cells if (row.setting, row.method) != (lost, "pfedhr"))
+        clients = tuple(row for row in results.clients if (row.setting, row.method) != (lost, "pfedhr"))
+        write_results(Results(cells, clients), place)
+        (place / "figure.svg").unlink()
+        redraw(place)
+        assert "pfedhr" in (place / "figure.svg").read_text()
 
 
 def test_what_is_no_study_is_not_drawn(tmp_path: Path) -> None:

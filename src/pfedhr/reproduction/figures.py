@@ -31,19 +31,20 @@ def need_matplotlib() -> None:
 def draw_settings(target: Target, results: Results, data: str, path: Path) -> None:
     """Draw the target's figure: a panel for each partition and kind of public data, its methods over the axis.
 
-    A point is the mean accuracy with its 95 % bootstrap interval; an open circle is what is published.
+    A point is a mean accuracy with its 95 % bootstrap interval, where the method was run; an open circle is what is published.
     """
     settings = {Conditions.parse(setting): setting for setting in results.settings}
     panels = list(dict.fromkeys((at.partition, at.public) for at in settings))
     figure, grid = _subplots(1, len(panels), 3.4 * len(panels), 3.4)
     for axes, (partition, public) in zip(grid, panels, strict=True):
         here = {at.value: setting for at, setting in settings.items() if (at.partition, at.public) == (partition, public)}
-        methods = results.of(next(iter(here.values()))).methods
+        held = [results.of(setting) for setting in here.values()]
+        methods = list(dict.fromkeys(method for one in held for method in one.methods))
         for number, method in enumerate(methods):
             # Side by side within a value, so that intervals do not hide each other.
             places = [place + 0.12 * (number - (len(methods) - 1) / 2) for place in range(len(here))]
-            values = [_percent(results.of(setting), method) for setting in here.values()]
-            _draw_method(axes, places, values, method, COLOURS[results.methods.index(method) % len(COLOURS)])
+            run = [(place, _percent(one, method)) for place, one in zip(places, held, strict=True) if method in one.methods]
+            _draw_method(axes, *zip(*run, strict=True), method, COLOURS[results.methods.index(method) % len(COLOURS)])
             there = [published_beside(target.name, setting, method, data) for setting in here.values()]
             circles = [(place, one.percent) for place, one in zip(places, there, strict=True) if one]
             if circles:

@@ -103,6 +103,13 @@ def test_public_draw_does_not_depend_on_how_the_rest_is_shared(own_set: Own) -> 
     assert numbers(first.public) == numbers(second.public)
 
 
+def test_public_data_of_a_set_that_holds_the_clients_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pfedhr.data.federation.load", lambda name, *rest: load("fashion-mini"))
+    for own, other in (("fashion-mini", "fashion-mnist"), ("fashion-mnist", "fashion-mini")):
+        with pytest.raises(DataError, match=r"fashion-mini is a part of fashion-mnist.*choose another set"):
+            build_federation(DataOptions(own), PublicOptions(name=other), 12, seed=0)
+
+
 def test_unlabelled_public_examples_have_no_labels(own_set: Own) -> None:
     options = DataOptions(own_set(600))
     seen = build_federation(options, PublicOptions(), 4, seed=1).public

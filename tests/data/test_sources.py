@@ -84,6 +84,7 @@ def test_sentences_are_told_apart_by_the_order_of_words_only() -> None:
         seen.setdefault(tuple(sorted(sentence)), set()).add(label)
     assert any(len(found) == 2 for found in seen.values())  # the same words, another class
     assert torch.equal(load("sentences").examples.inputs, inputs)
+    assert len(inputs.unique(dim=0)) == len(inputs)  # none is in two places, then, however they are shared out
 
 
 def test_digits_are_scaled_measurements() -> None:

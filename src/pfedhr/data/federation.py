@@ -149,6 +149,11 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
         kept, drawn = holdout(pool.labels, public.share, generator(seed, "public"))
         shared, pool = pool.take(drawn), pool.take(kept)
     if public.share and public.name not in ("", data.name):
+        if {public.name, data.name} == {"fashion-mini", "fashion-mnist"}:
+            raise DataError(
+                f"public.name = {public.name!r}: fashion-mini is a part of fashion-mnist, so that public examples could be the "
+                f"clients' test examples; choose another set, or leave public.name empty"
+            )
         # What leaves the pool is not used then, but clients hold the same examples whatever the public data is.
         source = load(public.name, data.dir, data.hub)
         shared = _foreign(source, main, whole, public, seed)

@@ -47,18 +47,18 @@ def vocabulary() -> dict[str, int]:
 
 
 def sentences() -> Examples:
-    """Return all sentences: word numbers (n, LENGTH) int64, and the topic of the activity that is wanted; always the same."""
+    """Return all sentences, no two alike: word numbers (n, LENGTH) int64, and the topic that is wanted; always the same."""
     numbers, rng = vocabulary(), generator(0, "sentences")
     activities = [words.split() for words in TOPICS.values()]
 
     def draw(below: int) -> int:
         return int(torch.randint(below, (), generator=rng))
 
-    rows: list[list[int]] = []
-    for place in range(SENTENCES):
-        topic = place % len(activities)
+    rows: dict[tuple[int, ...], int] = {}
+    while len(rows) < SENTENCES:
+        topic = len(rows) % len(activities)
         other = (topic + 1 + draw(len(activities) - 1)) % len(activities)
         chosen = {name: activities[at][draw(len(activities[at]))] for name, at in (("wanted", topic), ("other", other))}
         words = TEMPLATES[draw(len(TEMPLATES))].format(**chosen).split()
-        rows.append([0] * (LENGTH - len(words)) + [numbers[word] for word in words])
-    return Examples(torch.tensor(rows), torch.arange(SENTENCES) % len(activities))
+        rows.setdefault((*[0] * (LENGTH - len(words)), *(numbers[word] for word in words)), topic)
+    return Examples(torch.tensor(list(rows)), torch.tensor(list(rows.values())))

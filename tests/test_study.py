@@ -132,6 +132,21 @@ def test_a_run_that_tables_tell_of_needs_no_files(cells: list[Cell], store: Path
         told_runs([tmp_path / "tables"])
 
 
+def test_a_run_that_ended_before_it_said_who_made_it_goes_on_and_says_so(
+    cells: list[Cell], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed() -> str:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as context:
+        context.setattr("pfedhr.study.machine", killed)
+        assert "killed" in run_cells(cells[:1], tmp_path, 1, Told())[cells[0].folder]
+    assert (tmp_path / cells[0].folder / "clients.csv").exists()
+    assert not is_finished(tmp_path / cells[0].folder)
+    assert run_cells(cells[:1], tmp_path, 1, Told()) == {}
+    assert timeless(collect(cells[:1], tmp_path)) == timeless(collect(cells[:1], store))
+
+
 def test_of_a_finished_cell_states_are_not_kept(cells: list[Cell], store: Path) -> None:
     for cell in cells:
         kept = {"experiment.toml", "rounds.jsonl", "clients.csv", "made.json"}

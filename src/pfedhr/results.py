@@ -169,7 +169,7 @@ def _read(cell: Cell, store: Path) -> Run:
     try:
         place = {"setting": cell.setting, "method": cell.method, "seed": str(cell.seed)}
         clients = tuple(csv_row(ClientRow, record | place) for record in _records(path / "clients.csv"))
-        made = json.loads((path / MADE).read_text()) if (path / MADE).exists() else {}
+        made = json.loads((path / MADE).read_text())
         return Run(_summarise(cell, read_rounds(path), clients, made), clients)
     except (KeyError, ValueError) as error:
         raise ResultsError(
@@ -204,9 +204,9 @@ def _summarise(cell: Cell, rounds: Sequence[dict[str, Any]], clients: Sequence[C
         candidates=mean_or_none(record.get("candidates") for record in rounds),
         teacher_ratio=mean_or_none(ratio for record in rounds for ratio in record.get("size_ratios", {}).values()),
         folder=cell.folder,
-        versions=made.get("versions", "unknown"),
-        machine=made.get("machine", "unknown"),
-        date=made.get("date", "unknown"),
+        versions=made["versions"],
+        machine=made["machine"],
+        date=made["date"],
     )
 
 

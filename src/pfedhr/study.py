@@ -134,8 +134,8 @@ def is_there(cell: Cell, store: Path, told: Collection[str]) -> bool:
 
 
 def is_finished(path: Path) -> bool:
-    """Return whether the run in `path` has come to its end: its table of clients is written last."""
-    return (path / "clients.csv").exists()
+    """Return whether the run in `path` has come to its end: who made it is written last."""
+    return (path / MADE).exists()
 
 
 def _run_all(cells: Sequence[Cell], store: Path, workers: int) -> Iterator[str]:

@@ -82,6 +82,20 @@ def test_any_names_and_values_come_back(weights: dict[str, list[float]], share: 
     assert same(unpack(Leaf, pack(leaf)), leaf)
 
 
+@dataclass(frozen=True)
+class Held:
+    by_client: dict[str, dict[str, Tensor | None]]
+
+
+@given(st.lists(st.tuples(*[st.text("ab/~01", max_size=4)] * 2, st.booleans()), max_size=6))
+def test_names_with_slashes_cannot_be_mistaken(names: list[tuple[str, str, bool]]) -> None:
+    held: dict[str, dict[str, Tensor | None]] = {}
+    alike = [("a/b", "c", True), ("a", "b/c", True), ("b", "a/c", False), ("b/a", "c", True)]
+    for number, (client, name, there) in enumerate([*alike, *names]):
+        held.setdefault(client, {})[name] = torch.tensor(number) if there else None
+    assert same(unpack(Held, pack(Held(held))), Held(held))
+
+
 def test_tied_and_strided_tensors_come_back_by_value_and_share_nothing() -> None:
     tensor = torch.arange(6.0).view(2, 3)
     data = pack(Leaf({"a": tensor, "tied": tensor, "view": tensor.T}, 1.0))

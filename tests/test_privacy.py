@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy import make_cohort, separable
+from toy import equal, make_cohort, separable
 
 from pfedhr import cli
 from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.fedavg import FedAvg
+from pfedhr.algorithms.fedprox import FedProx
+from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.needs import private_training
 from pfedhr.data import ClientData
 from pfedhr.experiment import Experiment, ExperimentError, PrivacyOptions
@@ -32,7 +34,8 @@ from pfedhr.learning import (
     epsilon,
     private_steps,
 )
-from pfedhr.transport import Admit, Order, Report
+from pfedhr.parcel import pack, unpack
+from pfedhr.transport import Admit, Order, Report, handle
 
 COVERED = {
     "local": {},
@@ -178,6 +181,27 @@ def test_the_steps_that_are_counted_are_those_that_are_taken(algorithm: Algorith
     results, _, _ = run(algorithm, cohort, 3)
     assert len(steps) == sum(len(result.active) for result in results) * private_steps(24, cohort.training) == 9 * 6
     assert set(steps) == {1.0}
+
+
+def test_no_two_runs_share_their_noise() -> None:
+    """Whoever sees what two of them tell would have the difference without any."""
+
+    def weights(method: FedAvg, cohort: Cohort) -> dict[str, torch.Tensor]:
+        order = Order(1, pack(Shared(None)), evaluate=False)
+        _, state = handle(method, cohort.client_view("client00", 1), separable(4), order, None)
+        return unpack(Held, state or b"").weights
+
+    private, plain = (make_cohort("mlp", privacy=privacy) for privacy in (STRONG, None))
+    assert equal(weights(FedAvg(), plain), weights(FedProx(proximal_weight=0.0), plain))
+    assert equal(weights(FedAvg(), private), weights(FedAvg(), private))
+    assert not equal(weights(FedAvg(), private), weights(FedProx(proximal_weight=0.0), private))
+    assert not equal(weights(FedProx(proximal_weight=1e-9), private), weights(FedProx(proximal_weight=0.0), private))
+    experiment = parse(EXPERIMENT, "the test")
+    elsewhere = dataclasses.replace(experiment, name="another", workers=2, compare_local=False, algorithm=FedProx())
+    longer = dataclasses.replace(experiment, plan=dataclasses.replace(experiment.plan, rounds=4))
+    first, same, other = (prepare(one).privacy for one in (experiment, elsewhere, longer))
+    assert first == same  # the method is in what a step draws, not in this
+    assert first != other
 
 
 def test_it_is_the_same_after_a_stop_and_in_processes() -> None:

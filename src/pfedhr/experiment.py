@@ -34,6 +34,8 @@ class ClientOptions:
     def __post_init__(self) -> None:
         _require(self.count >= 1, "clients.count", self.count, "1 or more")
         _require(len(self.models) >= 1, "clients.models", list(self.models), "at least one network")
+        apart = not any("," in model for model in self.models)
+        _require(apart, "clients.models", list(self.models), "names with spaces between, as in --clients.models cnn1 cnn2")
         _require(self.features >= 0, "clients.features", self.features, "0 for none, or a width such as 64")
 
 
@@ -59,8 +61,8 @@ class PlanOptions:
     def __post_init__(self) -> None:
         for name in ("rounds", "active", "local_epochs", "batch_size", "evaluate_every"):
             _require(getattr(self, name) >= 1, f"plan.{name}", getattr(self, name), "1 or more")
-        _require(self.learning_rate > 0, "plan.learning_rate", self.learning_rate, "a number above 0")
-        _require(self.weight_decay >= 0, "plan.weight_decay", self.weight_decay, "0 or more")
+        _require(0 < self.learning_rate < math.inf, "plan.learning_rate", self.learning_rate, "a number above 0")
+        _require(0 <= self.weight_decay < math.inf, "plan.weight_decay", self.weight_decay, "0, or a number above it")
 
     @property
     def schedule(self) -> Schedule:
@@ -158,8 +160,10 @@ class Experiment:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device that `device` stands for."""
+        """The device that `device` stands for. On CUDA equal runs are equal from here on, for whatever engine asks."""
         chosen = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        if chosen == "cuda":
+            torch.backends.cudnn.deterministic = True  # else gradients are summed in another order each time
         return torch.device(chosen)
 
 

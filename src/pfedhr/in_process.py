@@ -59,10 +59,6 @@ class Cohort:
     seed: int
     device: torch.device
 
-    def __post_init__(self) -> None:
-        if self.device.type == "cuda":
-            torch.backends.cudnn.deterministic = True  # else gradients are summed in another order each time
-
     def client_view(self, client: str, round: int) -> ClientView:
         """Return what `client` may see in `round`."""
         return ClientView(

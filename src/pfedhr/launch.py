@@ -25,7 +25,7 @@ from pfedhr.learning import Privacy, Training, epsilon, private_steps
 from pfedhr.models import ModelSpec, build, check_last_batch, check_network
 from pfedhr.parcel import unpack
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_experiment, record
-from pfedhr.transport import Transport
+from pfedhr.transport import LOG, Scores, Transport
 
 
 class Watcher(Protocol):
@@ -81,8 +81,17 @@ def make_cohort(experiment: Experiment) -> Cohort:
         client: ModelSpec(dealt[number % len(dealt)], federation.shape, federation.classes, features)
         for number, client in enumerate(federation.clients)
     }
-    plan, privacy = experiment.plan, experiment.privacy.privacy
-    return Cohort(federation, networks, plan.training, privacy, experiment.seed, experiment.torch_device)
+    privacy = experiment.privacy.privacy
+    if privacy:
+        privacy = privacy.drawn_for(_settings(experiment), experiment.seed)
+    return Cohort(federation, networks, experiment.plan.training, privacy, experiment.seed, experiment.torch_device)
+
+
+def _settings(experiment: Experiment) -> str:
+    """Return all that makes a run but its method, and but where and how it is carried out."""
+    plain, data = Experiment(), replace(experiment.data, dir="", hub=False)
+    carried_out = {name: getattr(plain, name) for name in ("name", "device", "workers", "compare_local", "engine")}
+    return dump(replace(experiment, algorithm=Local(), data=data, **carried_out))
 
 
 def prepare(experiment: Experiment) -> Cohort:
@@ -165,7 +174,7 @@ def run_on(experiment: Experiment, path: Path, watch: Watcher, engine: EngineMak
 def _rounds(
     experiment: Experiment, engine: Engine, directory: RunDirectory, watch: Watcher, outcomes: Outcomes
 ) -> list[ClientOutcome]:
-    """Run the rounds that are left, and return how the clients ended."""
+    """Run the rounds that are left, and return how the clients ended. Raises RunError if none was ever evaluated."""
     algorithm, schedule = experiment.algorithm, experiment.plan.schedule
     progress = directory.progress or start_progress(algorithm, engine.server_view(0), engine.clients)
     watch.begin(algorithm.name, schedule.rounds, progress.round)
@@ -173,13 +182,19 @@ def _rounds(
         directory.end_round(result)
         watch.end_round(algorithm.name, record(result))
         progress = result.progress
-    return list(outcomes(experiment.algorithm, engine, directory, progress))
+    ended = list(outcomes(experiment.algorithm, engine, directory, progress))
+    if not ended:
+        raise RunError(
+            f"no client in {directory.path} was ever evaluated, so there are no results: mend what the log says of their "
+            f"answers, and begin anew in another folder, with engine.min_clients of 1 or more"
+        )
+    return ended
 
 
 def outcomes(
     cohort: Cohort, algorithm: Algorithm, engine: Engine, directory: RunDirectory, progress: Progress
 ) -> Iterator[ClientOutcome]:
-    """Write every client's network, and yield how the client ended."""
+    """Write every client's network, and yield how the client ended, if it was ever evaluated."""
     sizes = {network: _parameters(network) for network in set(cohort.networks.values())}
     counts = {client: len(data.train) for client, data in cohort.federation.clients.items()}
     epsilons = spent(cohort.privacy, cohort.training, counts, directory)
@@ -188,7 +203,9 @@ def outcomes(
         state = engine.state(client)
         own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
         directory.save_network(client, weights_of(algorithm.personal_model(own, view)))
-        scores = progress.scores[client]
+        scores = last_scores(client, progress)
+        if scores is None:
+            continue
         yield ClientOutcome(
             client=client,
             model=view.network.factory,
@@ -203,17 +220,26 @@ def outcomes(
         )
 
 
+def last_scores(client: str, progress: Progress) -> Scores | None:
+    """Return the client's last scores; None, and a warning, if it was never evaluated, so that there is no row of it."""
+    scores = progress.scores.get(client)
+    if scores is None:
+        LOG.warning("client %s was never evaluated: clients.csv has no row of it", client)
+    return scores
+
+
 def spent(privacy: Privacy | None, training: Training, counts: Mapping[str, int], directory: RunDirectory) -> dict[str, float]:
     """Return the epsilon of every client, of so many examples, after the rounds that have ended; of none without privacy.
 
     A client that was selected counts as having trained, for it may have even where its report was lost. One that was asked
-    again in the same round has done the same step with the same noise, which tells nothing new.
+    again in the same round has done the same step with the same noise, which tells nothing new. One that says that it has
+    fewer examples than a batch, which no sound one can, counts as putting all of them into each.
     """
     if privacy is None:
         return {}
     rounds = Counter(client for record in directory.rounds() for client in record["active"])
     return {
-        client: epsilon(privacy, training.batch_size / count, rounds[client] * private_steps(count, training))
+        client: epsilon(privacy, min(training.batch_size / count, 1.0), rounds[client] * private_steps(count, training))
         for client, count in counts.items()
     }
 

@@ -77,7 +77,7 @@ def _strip(value: Any, path: str, tensors: Tensors) -> Any:
             tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
             return None
         case dict():
-            return {_key(key, path): _strip(item, f"{path}/{key}", tensors) for key, item in value.items()}
+            return {_key(key, path): _strip(item, _below(path, key), tensors) for key, item in value.items()}
         case tuple():
             return [_strip(item, f"{path}/{at}", tensors) for at, item in enumerate(value)]
         case _ if dataclasses.is_dataclass(value):
@@ -91,6 +91,11 @@ def _key(key: Any, path: str) -> str:
     if not isinstance(key, str):
         raise ParcelError(f"{path} has the key {key!r}: only strings are keys")
     return key
+
+
+def _below(path: str, key: str) -> str:
+    """Return the path of a dict's item: its key written as in a JSON pointer, so that no two places have the same path."""
+    return f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
 
 
 @functools.cache
@@ -117,7 +122,7 @@ def _fill(cls: Any, tree: Any, path: str, tensors: Tensors) -> Any:
         return tree
     if origin is dict:
         items = _expect(dict, tree, path).items()
-        return {key: _fill(arguments[1], item, f"{path}/{key}", tensors) for key, item in items}
+        return {key: _fill(arguments[1], item, _below(path, key), tensors) for key, item in items}
     if origin is tuple:
         items = _expect(list, tree, path)
         kinds = arguments[:1] * len(items) if arguments[1:] == (...,) else arguments

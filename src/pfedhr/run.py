@@ -120,7 +120,7 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())
         after = result.progress
-        server = f"server-{after.round}.parcel"
+        server = f"server.{after.round}.parcel"  # without the hyphen that is in the name of every client's file
         write(self._folder / server, after.server)
         unscored = tuple(sorted(after.unscored))
         self._checkpoint = Checkpoint(

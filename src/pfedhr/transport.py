@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import nn
@@ -70,6 +70,7 @@ def handle(
     """
     if view.privacy is not None:
         covered(algorithm, view.privacy)
+        view = replace(view, privacy=view.privacy.drawn_for(repr(algorithm), view.seed))
     own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
     reply, metrics = None, {}
     if order.message is not None:

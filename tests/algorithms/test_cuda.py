@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import torch
 from methods import METHODS, NEEDS_LABELS, OWN_TEACHERS, suited
 from test_contract import run, without_times
 from toy import needs_cuda
 
 from pfedhr.algorithm import Algorithm
+from pfedhr.experiment import Experiment
 from pfedhr.federate import Schedule
 from pfedhr.in_process import Cohort
 
 
 def on_cuda(algorithm: Algorithm, labelled: bool) -> Cohort:
     """A cohort that takes enough steps a round for them to be replayed."""
-    return dataclasses.replace(suited(algorithm, "cnn4", "resnet", labelled=labelled, epochs=16), device=torch.device("cuda"))
+    device = Experiment(device="cuda").torch_device
+    return dataclasses.replace(suited(algorithm, "cnn4", "resnet", labelled=labelled, epochs=16), device=device)
 
 
 @pytest.mark.gpu

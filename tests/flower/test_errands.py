@@ -15,7 +15,7 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import Examples
 from pfedhr.experiment import PrivacyOptions
 from pfedhr.experiment_file import dump
-from pfedhr.flower.errands import RollCall, present
+from pfedhr.flower.errands import Participant, RollCall, present
 
 
 @pytest.mark.parametrize("algorithm", METHODS)
@@ -44,27 +44,23 @@ def test_a_client_draws_its_noise_from_a_number_that_only_it_knows(tmp_path: Pat
     one = Postbox(cohort, tmp_path).participants[100]
     plain = experiment_of(Local(), cohort)
     experiment = replace(plain, privacy=PrivacyOptions(noise=1.0))
-    assert one.view(plain, 1).privacy is None
+    assert one.view(plain, "a", 1).privacy is None
     assert not (one.folder / "secret").exists()
-    views = [one.view(experiment, 1), replace(one, secret=7).view(experiment, 1), replace(one, secret=8).view(experiment, 1)]
-    views += [one.view(experiment, 1), replace(one, folder=tmp_path / "other").view(experiment, 1)]
-    trained = [Local().client_step(Local().init_client(view), Nothing(), view)[0].weights for view in views]
-    assert equal(trained[0], trained[3])
-    assert not any(equal(trained[0], other) for other in (trained[1], trained[2], trained[4]))
-    assert not equal(trained[1], trained[2])
-    seeded = (
-        Local()
-        .client_step(
-            Local().init_client(cohort.client_view("client00", 1)),
-            Nothing(),
-            replace(cohort.client_view("client00", 1), privacy=experiment.privacy.privacy),
-        )[0]
-        .weights
-    )
-    assert equal(
-        seeded,
-        Local()
-        .client_step(Local().init_client(views[1]), Nothing(), replace(one, secret=cohort.seed).view(experiment, 1))[0]
-        .weights,
-    )
+
+    def secret(participant: Participant, run: str = "a") -> int:
+        privacy = participant.view(experiment, run, 1).privacy
+        assert privacy is not None
+        assert privacy.secret is not None
+        return privacy.secret
+
+    assert secret(one) == secret(one)  # kept in its folder
+    assert secret(replace(one, secret=7), "a") == secret(replace(one, secret=7), "b") == 7
+    secrets = [secret(one), secret(one, "b"), secret(replace(one, folder=tmp_path / "other")), cohort.seed]
+    assert len(set(secrets)) == 4  # no two runs share noise, nor two clients
+    weights = [
+        Local().client_step(Local().init_client(view), Nothing(), view)[0].weights
+        for view in (one.view(experiment, "a", 1), one.view(experiment, "a", 1), one.view(experiment, "b", 1))
+    ]
+    assert equal(weights[0], weights[1])
+    assert not equal(weights[0], weights[2])
     assert (one.folder / "secret").stat().st_mode & 0o077 == 0

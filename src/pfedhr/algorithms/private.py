@@ -58,7 +58,8 @@ def train(
 ) -> float:
     """Train `model` in place on the private examples by `loss` plus `penalty`, and return the last mean loss.
 
-    The batches of a round are the same for every method. Where the view asks for privacy, it is by DP-SGD.
+    The batches of a round are the same for every method. Where the view asks for privacy, it is by DP-SGD, in batches and
+    with noise that its secret gives.
     """
     count, training = len(view.train), training or view.training
     secret = view.seed if view.privacy is None or view.privacy.secret is None else view.privacy.secret

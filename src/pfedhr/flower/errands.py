@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import parse
 from pfedhr.inference import one_thread
 from pfedhr.models import ModelSpec, build
+from pfedhr.seeding import number
 from pfedhr.transport import LOG, Order, Report, Scores, handle
 
 RUN = re.compile(r"[0-9a-f]{16}(-local)?")
@@ -38,8 +40,8 @@ class Participant:
     """A client as it is on its own machine: its network and data, and the folder that its states are kept in.
 
     `public` may be empty where the method needs none at clients. `secret`: what the noise of differential privacy is drawn
-    from; None for a number that is drawn at random once and kept in the folder, for the server, which knows the run's seed,
-    could take the noise off again.
+    from; None for a number of the run, made of one that is drawn at random once and kept in the folder, for the server, which
+    knows the run's seed, could take the noise off again.
     """
 
     id: str
@@ -50,11 +52,12 @@ class Participant:
     folder: Path
     secret: int | None = None
 
-    def view(self, experiment: Experiment, round: int) -> ClientView:
-        """Return what the client may see in `round`."""
+    def view(self, experiment: Experiment, run: str, round: int) -> ClientView:
+        """Return what the client may see in `round` of `run`."""
         privacy = experiment.privacy.privacy
         if privacy:
-            privacy = replace(privacy, secret=_kept_secret(self.folder) if self.secret is None else self.secret)
+            secret = number(_kept_secret(self.folder), run) if self.secret is None else self.secret
+            privacy = replace(privacy, secret=secret)
         return ClientView(
             self.id,
             self.network,
@@ -123,14 +126,29 @@ class Answer:
     scores: Scores | None
 
     def report(self, reply: bytes | None) -> Report:
-        """Return it as the loop takes it. Raises ValueError if its metrics are not what a method tells."""
-        metrics: Any = json.loads(self.metrics)
-        if not isinstance(metrics, dict) or not all(isinstance(metrics.get(name, 0.0), int | float) for name in _TIMES):
+        """Return it as the loop takes it. Raises ValueError if its metrics or scores are not what a method tells."""
+        try:
+            metrics: Any = json.loads(self.metrics)
+        except RecursionError as error:
+            raise ValueError("metrics that are nested too deep") from error
+        if not isinstance(metrics, dict) or not all(_within(metrics.get(name, 0.0), *ends) for name, ends in _NUMBERS.items()):
             raise ValueError("metrics that are none")
+        scores = (self.scores.own, self.scores.teacher) if self.scores else ()
+        if not all(0 <= one.accuracy <= 1 for one in scores if one):
+            raise ValueError("an accuracy that is none")
         return Report(reply, metrics, self.scores)
 
 
-_TIMES = ("train_seconds", "evaluate_seconds")
+def _within(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and least <= value <= most
+
+
+_NUMBERS = {
+    "loss": (-sys.float_info.max, sys.float_info.max),
+    "train_seconds": (0.0, 1e9),
+    "evaluate_seconds": (0.0, 1e9),
+}
+"""The metrics that a server reckons with, and the least and most that they can be; neither NaN nor infinity is between."""
 
 
 class States:
@@ -198,7 +216,7 @@ def perform(participant: Participant, errand: Errand, message: bytes | None) -> 
         raise ErrandError(f"an errand that makes no sense: run {errand.run[:40]!r}, round {errand.round} after {errand.since}")
     experiment = parse(errand.experiment, "the server's experiment")
     states = States(participant.folder / errand.run)
-    view = participant.view(experiment, errand.round)
+    view = participant.view(experiment, errand.run, errand.round)
     order = Order(errand.round, message, errand.evaluate)
     with one_thread():
         report, state = handle(experiment.algorithm, view, participant.test, order, states.load(errand.since))

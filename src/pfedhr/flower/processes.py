@@ -43,7 +43,8 @@ class FlowerError(PfedhrError):
 class Family:
     """Commands of this Python's environment, and all processes that come of them, which a `with` block ends.
 
-    Flower and Ray detach their processes from who began them, so these are known by a mark in their environment.
+    Flower and Ray detach their processes from who began them, so these are known by a mark in their environment. Should this
+    process be killed inside the block, a guard ends them: it reads from a pipe that nobody writes to, and that ends with us.
     """
 
     def __init__(self, settings: Mapping[str, str], log: IO[bytes]) -> None:
@@ -54,6 +55,11 @@ class Family:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Family:
+        words = [sys.executable, "-m", __name__, self._mark]
+        outside = self._environment | {STARTED_BY: ""}
+        self._guard = subprocess.Popen(  # in a session of its own, out of reach of Ctrl-C and of a terminal that is closed
+            words, env=outside, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, start_new_session=True
+        )
         return self
 
     def __exit__(self, *problem: object) -> None:
@@ -63,6 +69,7 @@ class Family:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_SECONDS)
         self.kill()
+        self._guard.communicate()
 
     def start(self, command: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a command. Raises FlowerError if it is not installed."""
@@ -75,18 +82,24 @@ class Family:
 
     def kill(self) -> None:
         """End all processes of the family at once, as a machine does that loses its power."""
-        while members := list(self.members()):  # one that was being started is found the next time
-            for number in members:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
-            for process in self._started:
-                process.poll()
+        _kill_all(self._mark)
         for process in self._started:
             process.wait()
 
     def members(self) -> Iterator[int]:
         """Yield the numbers of the family's processes."""
-        return processes_with(f"{STARTED_BY}={self._mark}")
+        return _members(self._mark)
+
+
+def _members(mark: str) -> Iterator[int]:
+    return processes_with(f"{STARTED_BY}={mark}")
+
+
+def _kill_all(mark: str) -> None:
+    while members := list(_members(mark)):  # one that was being started is found the next time
+        for number in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
 
 def processes_with(setting: str) -> Iterator[int]:
@@ -112,3 +125,8 @@ def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
+
+
+if __name__ == "__main__":  # the guard of a family
+    sys.stdin.read()
+    _kill_all(sys.argv[1])

@@ -66,9 +66,10 @@ class Remote:
         options = self._experiment.engine
         asked = sum(order.message is not None for order in outbox.values())
         fewest = min(options.min_clients, asked)
-        reports: dict[str, Report] = {}
+        reports, replies = dict[str, Report](), 0
         for attempt in range(options.retries + 1):
-            reports |= self._ask({client: order for client, order in outbox.items() if client not in reports}, fewest)
+            missing = {client: order for client, order in outbox.items() if client not in reports}
+            reports |= self._ask(missing, fewest - replies)
             replied = {client: report.reply for client, report in reports.items() if report.reply is not None}
             refused = admit(replied)
             reports = {client: report for client, report in reports.items() if client not in refused}
@@ -78,15 +79,17 @@ class Remote:
             LOG.warning("%d of %d clients replied, at least %d were wanted: attempt %d", replies, asked, fewest, attempt + 1)
         raise FederationError(
             f"fewer than engine.min_clients = {fewest} clients replied in {options.retries + 1} attempts: go on with "
-            f"`pfedhr run --resume` or the same app once they are back"
+            f"`pfedhr run --resume DIR --engine flower` or the same app once they are back"
         )
 
     def _ask(self, orders: Mapping[str, Order], fewest: int) -> dict[str, Report]:
         """Send orders to clients as they can be reached, and return the reports that come before the round's time is over.
 
-        Nobody waits for clients that cannot be reached, unless fewer than `fewest` have replied.
+        Nobody waits for clients that cannot be reached, unless fewer than `fewest` have replied, or a node has yet to say
+        whether it is one of them. A node that has not said so for as long as a round may last is not waited for again.
         """
-        deadline, pause = time.monotonic() + self._experiment.engine.round_timeout, PAUSES[0]
+        seconds = self._experiment.engine.round_timeout
+        deadline, pause = time.monotonic() + seconds, PAUSES[0]
         unsent, sent, reports = dict(orders), dict[str, tuple[str, int]](), dict[str, Report]()
         while True:
             sent |= self._send(unsent)
@@ -97,7 +100,7 @@ class Remote:
                     if report := self._open(delivery, client, node, orders[client]):
                         reports[client] = report
             enough = sum(report.reply is not None for report in reports.values()) >= fewest
-            if not sent and not self._roster.asked and (not unsent or (enough and not news)):
+            if not sent and (not unsent or (enough and not news and not self._roster.expects(seconds))):
                 break
             if not news and time.monotonic() > deadline:
                 break

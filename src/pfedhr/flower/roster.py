@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from pfedhr.flower.errands import Presence, RollCall
 from pfedhr.flower.mailbox import PAUSES, Delivery, FederationError, Letter, Mailbox, wait
 from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.transport import LOG
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""What clients may be called, for files are called by it: nothing that could lead out of a folder."""
+MOST = 10**12
+"""More examples than any client has."""
 
 
 class Roster:
@@ -18,6 +24,7 @@ class Roster:
         self._mailbox = mailbox
         self._call = pack(RollCall(experiment))
         self._nodes: dict[int, str] = {}
+        self._times: dict[str, float] = {}
         self.asked: dict[str, int] = {}
         self.present: dict[str, Presence] = {}
         self.wanted: frozenset[str] | None = None
@@ -28,8 +35,14 @@ class Roster:
         self._nodes = {node: client for node, client in self._nodes.items() if node in online}
         strangers = sorted(online - self._nodes.keys() - set(self.asked.values()))
         numbers = self._mailbox.send([Letter(node, "roll call", self._call) for node in strangers])
-        self.asked |= {number: node for number, node in zip(numbers, strangers, strict=True) if number}
-        return {client: node for node, client in self._nodes.items() if client}
+        sent = {number: node for number, node in zip(numbers, strangers, strict=True) if number}
+        self.asked |= sent
+        self._times |= dict.fromkeys(sent, time.monotonic())
+        return {client: node for node, client in self._nodes.items() if client and self._wants(client)}
+
+    def expects(self, seconds: float) -> bool:
+        """Return whether a node was asked within so many seconds that may yet answer; one may stay and never do so."""
+        return any(time.monotonic() - self._times[number] < seconds for number in self.asked)
 
     def take(self, delivery: Delivery) -> bool:
         """Note the answer to a roll call, and return whether it was one."""
@@ -40,10 +53,9 @@ class Roster:
             if delivery.failure:
                 raise FederationError(delivery.failure)
             who = unpack(Presence, delivery.head)
-            if who.problem:
-                raise FederationError(f"{who.client} cannot take part: {who.problem}")
-            if self.wanted is not None and who.client not in self.wanted:
-                raise FederationError(f"{who.client[:60]!r} is not a client of this run")
+            _check(who)
+            if not self._wants(who.client):
+                raise FederationError(f"{who.client!r} is not a client of this run")
             if who.client in self._nodes.values():
                 raise FederationError(f"{who.client} is at another node already")
         except (FederationError, ParcelError) as error:
@@ -52,6 +64,9 @@ class Roster:
         self._nodes[node] = who.client
         self.present[who.client] = who
         return True
+
+    def _wants(self, client: str) -> bool:
+        return self.wanted is None or client in self.wanted
 
     def gather(self, count: int, seconds: float) -> list[str]:
         """Wait until `count` clients are there, and return their names, sorted. Raises FederationError if they do not come."""
@@ -67,3 +82,20 @@ class Roster:
                 )
             pause = PAUSES[0] if news else wait(pause)
         return sorted(there)
+
+
+def _check(who: Presence) -> None:
+    """Raise FederationError unless this may be a client, and one that can take part."""
+    if not NAME.fullmatch(who.client):
+        raise FederationError(
+            f"{who.client[:70]!r} cannot be the name of a client: choose at most 64 letters, digits, dots, hyphens and "
+            f"underscores, of which the first is a letter or a digit"
+        )
+    if who.problem:
+        raise FederationError(f"{who.client} cannot take part: {who.problem}")
+    if not (1 <= who.train <= MOST and 1 <= who.test <= MOST):
+        raise FederationError(
+            f"{who.client} has {who.train} examples for training and {who.test} for testing: give it at least one of each"
+        )
+    if not who.model.isprintable():
+        raise FederationError(f"{who.client}: the name of its network, {who.model[:60]!r}, is none")

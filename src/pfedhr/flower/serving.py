@@ -19,7 +19,7 @@ from pfedhr.flower.mailbox import FederationError, Mailbox
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import alone
-from pfedhr.launch import Engine, run_on, spent, stored_experiment
+from pfedhr.launch import Engine, last_scores, run_on, spent, stored_experiment
 from pfedhr.run import ClientOutcome, RunDirectory, run_name
 from pfedhr.transport import LOG
 
@@ -39,9 +39,9 @@ class ServerData:
 def serve(mailbox: Mailbox, experiment: Experiment, data: ServerData, path: Path) -> list[ClientOutcome]:
     """Run an experiment in `path`, or go on with it from its last finished round; return how each client ended.
 
-    It begins once `clients.count` clients have come, who are its clients from then on. To go on it waits for
-    `engine.min_clients` of them. The server has no network of a client, so `models/` is not written. Raises FederationError,
-    and RunError if `path` holds something else.
+    It begins once `clients.count` clients have come, who are its clients from then on; if more have, the first by name. To go
+    on it waits for `engine.min_clients` of them. The server has no network of a client, so `models/` is not written. Raises
+    FederationError, and RunError if `path` holds something else, or no client was ever evaluated.
     """
     if (path / "experiment.toml").exists():
         stored = stored_experiment(path)
@@ -74,7 +74,11 @@ def _gather(roster: Roster, experiment: Experiment, file: Path) -> dict[str, Pre
     options = experiment.engine
     if not file.exists():
         LOG.info("waiting for %d clients", experiment.clients.count)
-        names = roster.gather(experiment.clients.count, options.round_timeout)
+        count = experiment.clients.count
+        came = roster.gather(count, options.round_timeout)
+        names = came[:count]
+        for name in came[count:]:
+            LOG.warning("client %s has come, too, and is left out: clients.count = %d", name, count)
         write(file, json.dumps([asdict(roster.present[name]) for name in names], indent=1).encode())
     presences = {one["client"]: Presence(**one) for one in json.loads(file.read_text(encoding="utf-8"))}
     roster.wanted = frozenset(presences)
@@ -85,9 +89,8 @@ def _gather(roster: Roster, experiment: Experiment, file: Path) -> dict[str, Pre
 def _outcomes(presences: Mapping[str, Presence], progress: Progress, epsilons: Mapping[str, float]) -> Iterator[ClientOutcome]:
     """Yield how each client ended that was ever evaluated; which classes it holds, the server is not told."""
     for client, presence in presences.items():
-        scores = progress.scores.get(client)
+        scores = last_scores(client, progress)
         if scores is None:
-            LOG.warning("client %s was never evaluated: clients.csv has no row of it", client)
             continue
         yield ClientOutcome(
             client=client,

@@ -62,7 +62,8 @@ def simulated_client(run: Mapping[str, object], node: Mapping[str, object]) -> P
     client = list(cohort.federation.clients)[int(str(node["partition-id"]))]
     data = cohort.federation.clients[client]
     folder, public = path / "clients" / client, cohort.federation.public
-    return Participant(client, cohort.networks[client], data.train, data.test, public, folder, secret=cohort.seed)
+    secret = cohort.privacy.secret if cohort.privacy else None
+    return Participant(client, cohort.networks[client], data.train, data.test, public, folder, secret)
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from pfedhr.errors import PfedhrError
 from pfedhr.learning.training import Loss, Training, adam, check_loss, check_weights
+from pfedhr.seeding import number
 
 Penalty = Callable[[], Tensor]
 """Computes a scalar that depends on the weights alone: no example enters it, so its gradient is neither clipped nor noisy."""
@@ -48,6 +49,13 @@ class Privacy:
     clip: float
     delta: float
     secret: int | None = None
+
+    def drawn_for(self, purpose: str, seed: int) -> Privacy:
+        """Return it with a secret for this purpose alone, made of its own, or of `seed` if it has none.
+
+        Trainings on the same examples must not share their noise: the difference of what they tell would have none.
+        """
+        return replace(self, secret=number(seed if self.secret is None else self.secret, purpose))
 
 
 def fit_privately(

@@ -1,0 +1,189 @@
+"""A deployment's server among clients that say what no client should: they are left out, and the run ends without them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+import pytest
+from flower.postbox import Postbox, engine_of, experiment_of
+from toy import make_cohort
+
+from pfedhr.algorithms.local import Local
+from pfedhr.experiment_file import dump
+from pfedhr.flower.errands import Answer, Presence
+from pfedhr.flower.mailbox import Delivery, Letter
+from pfedhr.flower.serving import CLIENTS, ServerData, serve
+from pfedhr.launch import Silent, outcomes, run_on, spent
+from pfedhr.learning import Privacy, Score
+from pfedhr.parcel import pack, unpack
+from pfedhr.run import ClientOutcome, RunDirectory, RunError, read_outcomes, read_rounds
+from pfedhr.transport import Scores
+
+COHORT = make_cohort("mlp", clients=3)
+
+
+def server_of(postbox: Postbox, folder: Path, count: int, **engine: float) -> list[ClientOutcome]:
+    """Serve so many of the three clients in `folder`/runs, all of them in both rounds."""
+    experiment = experiment_of(Local(), COHORT, **engine)
+    plan, clients = (dataclasses.replace(experiment.plan, active=count), dataclasses.replace(experiment.clients, count=count))
+    experiment = dataclasses.replace(experiment, plan=plan, clients=clients)
+    public = COHORT.federation.public
+    return serve(postbox, experiment, ServerData(public, COHORT.federation.classes, mirror=False), folder / "runs")
+
+
+def changes(postbox: Postbox, kind: str, **change: object) -> None:
+    """Let the node of client01 change what it says in answer to letters of this kind."""
+
+    def tamper(letter: Letter, delivery: Delivery) -> Delivery:
+        if letter.node != 101 or letter.kind != kind:
+            return delivery
+        said = unpack(Presence if kind == "roll call" else Answer, delivery.head)
+        return dataclasses.replace(delivery, head=pack(dataclasses.replace(said, **change)))
+
+    postbox.tamper = tamper
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"client": "../../../escaped/x"}, "'../../../escaped/x' cannot be the name of a client: choose"),
+        ({"client": "a\0b"}, "cannot be the name"),
+        ({"client": "a" * 65}, "cannot be the name"),
+        ({"client": ""}, "cannot be the name"),
+        ({"client": ".hidden"}, "cannot be the name"),
+        ({"client": "clinic\n"}, "cannot be the name"),
+        ({"client": "\N{LATIN SMALL LETTER E WITH ACUTE}" * 64}, "cannot be the name"),  # 128 bytes
+        ({"train": 0}, "client01 has 0 examples for training and 12 for testing"),
+        ({"test": 0}, "client01 has 24 examples for training and 0 for testing"),
+        ({"train": -1}, "-1 examples"),
+        ({"train": 10**400}, "client01 has 1000"),
+        ({"model": "\ud800"}, "the name of its network"),
+    ],
+)
+def test_a_client_that_cannot_be_is_left_out(
+    change: dict[str, object], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    postbox = Postbox(COHORT, tmp_path / "nodes")
+    changes(postbox, "roll call", **change)
+    assert [one.client for one in server_of(postbox, tmp_path / "server", 2)] == ["client00", "client02"]
+    assert words in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nodes", "server"]
+
+
+@pytest.mark.parametrize("name", ["server", "latest", "server.1", "a" * 64])
+def test_no_client_is_called_as_a_file_of_the_servers(name: str, tmp_path: Path) -> None:
+    postbox = Postbox(COHORT, tmp_path / "nodes")
+    postbox.participants[101] = dataclasses.replace(postbox.participants[101], id=name)
+    assert sorted(one.client for one in server_of(postbox, tmp_path, 3)) == sorted(["client00", name, "client02"])
+    assert all(len(one["losses"]) == 3 for one in read_rounds(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores": Scores(Score(math.nan, 12), None)},
+        {"scores": Scores(Score(math.inf, 12), None)},
+        {"scores": Scores(Score(1.01, 12), None)},
+        {"scores": Scores(Score(1.0, 12), Score(-0.01, 12))},
+        {"metrics": f'{{"train_seconds": 1{"0" * 400}}}'},
+        {"metrics": '{"train_seconds": -1}'},
+        {"metrics": '{"train_seconds": NaN}'},
+        {"metrics": '{"train_seconds": 1, "evaluate_seconds": Infinity}'},
+        {"metrics": '{"train_seconds": 1, "loss": "x"}'},
+        {"metrics": '{"train_seconds": 1, "loss": NaN}'},
+        {"metrics": f'{{"train_seconds": 1, "loss": -1{"0" * 400}}}'},
+        {"metrics": "[" * 200_000},
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused_and_the_round_goes_on(
+    change: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    postbox = Postbox(COHORT, tmp_path / "nodes")
+    changes(postbox, "errand", **change)
+    assert [one.client for one in server_of(postbox, tmp_path, 3)] == ["client00", "client02"]
+    assert "the answer of client client01 in round 2 is refused" in caplog.text
+    assert "client client01 was never evaluated" in caplog.text
+    assert all(sorted(one["losses"]) == ["client00", "client02"] for one in read_rounds(tmp_path / "runs"))
+
+
+def test_with_privacy_no_run_ends_for_a_client_that_claims_fewer_examples_than_a_batch(tmp_path: Path) -> None:
+    pytest.importorskip("opacus")
+    simulate(Postbox(COHORT, tmp_path / "nodes"), tmp_path)
+    directory, training = RunDirectory(tmp_path / "run"), COHORT.training
+    few, batch = (
+        spent(Privacy(1.0, 1.0, 1e-5), training, {"client01": count}, directory)["client01"]
+        for count in (1, training.batch_size)
+    )
+    assert few == batch > 0
+
+
+def silent(postbox: Postbox, node: int) -> None:
+    """Let a node stay online and never answer."""
+    postbox.tamper = lambda letter, delivery: None if letter.node == node else delivery
+
+
+def test_nobody_waits_for_a_node_that_never_says_who_it_is(tmp_path: Path) -> None:
+    postbox = Postbox(COHORT, tmp_path / "nodes")
+    silent(postbox, 101)
+    start = time.monotonic()
+    assert [one.client for one in server_of(postbox, tmp_path, 2, round_timeout=60.0)] == ["client00", "client02"]
+    assert time.monotonic() - start < 30
+
+
+def test_more_clients_than_are_wanted_are_left_out_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    postbox = Postbox(COHORT, tmp_path / "nodes")
+    postbox.participants = dict(reversed(postbox.participants.items()))
+    with caplog.at_level(logging.WARNING):
+        assert [one.client for one in server_of(postbox, tmp_path, 2)] == ["client00", "client01"]
+    assert [one["client"] for one in json.loads((tmp_path / "runs" / CLIENTS).read_text())] == ["client00", "client01"]
+    assert "client02 has come, too, and is left out: clients.count = 2" in caplog.text
+    assert all(errand.client != "client02" for errand in postbox.errands())
+
+
+def fails(postbox: Postbox, *nodes: int) -> None:
+    """Let the clients at these nodes fail whatever they are asked for."""
+
+    def tamper(letter: Letter, delivery: Delivery) -> Delivery:
+        failed = letter.kind == "errand" and letter.node in nodes
+        return Delivery(delivery.letter, delivery.node, failure="error 2: TrainingError") if failed else delivery
+
+    postbox.tamper = tamper
+
+
+def simulate(postbox: Postbox, folder: Path, **engine: float) -> list[ClientOutcome]:
+    """Run, or go on with, what Flower's simulation does, in this process."""
+    experiment = experiment_of(Local(), COHORT, **engine)
+    if not (folder / "run").exists():
+        RunDirectory.create(folder / "run", dump(experiment))
+    return run_on(
+        experiment,
+        folder / "run",
+        Silent(),
+        lambda experiment, directory: engine_of(experiment, COHORT, postbox, folder / "nodes", directory)[0],
+        functools.partial(outcomes, COHORT),
+    )
+
+
+def test_a_simulation_ends_though_a_client_never_succeeds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    postbox = Postbox(COHORT, tmp_path / "nodes")
+    fails(postbox, 101)
+    for _ in range(2):  # taken up again, it ends the same way
+        ended = simulate(postbox, tmp_path)
+        assert [one.client for one in ended] == ["client00", "client02"]
+        assert read_outcomes(tmp_path / "run") == ended
+    assert "client client01 was never evaluated: clients.csv has no row of it" in caplog.text
+    assert len(list((tmp_path / "run" / "models").iterdir())) == 3  # its network is the one that it began with
+
+
+def test_a_run_without_any_results_says_so(tmp_path: Path) -> None:
+    postbox = Postbox(COHORT, tmp_path / "nodes")
+    fails(postbox, 100, 101, 102)
+    with pytest.raises(RunError, match=r"no client in .* was ever evaluated.*engine.min_clients"):
+        simulate(postbox, tmp_path, min_clients=0)
+    assert not (tmp_path / "run" / "clients.csv").exists()

@@ -11,19 +11,22 @@ import pytest
 import safetensors.torch
 import torch
 from methods import METHODS, suited
-from torch import Tensor
+from torch import Tensor, nn
 from toy import equal
 
-from pfedhr.algorithm import Algorithm
-from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithm import Algorithm, ServerView
+from pfedhr.algorithms import ALGORITHMS, admission
+from pfedhr.algorithms.admission import unfit
 from pfedhr.algorithms.held import Shared
 from pfedhr.algorithms.homogeneous import Trained
 from pfedhr.algorithms.own import Nothing
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.uploads import Upload
+from pfedhr.data import Examples
 from pfedhr.federate import Admission, RoundResult, Schedule, federate
-from pfedhr.in_process import Cohort, InProcess, Workers
+from pfedhr.in_process import Cohort, InProcess, Workers, alone
 from pfedhr.parcel import pack
+from pfedhr.reassembly import describe
 from pfedhr.transport import Admit, Order, Report
 
 TELLING = [method for method in METHODS if method.values[0].reply_type is not Nothing]
@@ -219,6 +222,64 @@ def test_a_network_for_other_inputs_or_classes_is_refused() -> None:
     assert algorithm.faults(server, {"a": upload_of(4), "b": upload_of(5)}, view).keys() == {"b"}
     three = dataclasses.replace(view, classes=3)
     assert "leads from float32 (1, 8, 8) to (4,)" in algorithm.faults(server, {"a": upload_of(4)}, three)["a"]
+
+
+class Sized(nn.Module):
+    """A network for VIEW that meets the batch size with `trap`."""
+
+    def __init__(self, trap: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.body, self.head, self.trap = nn.Linear(4, 8), nn.Linear(8, 3), trap
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(torch.relu(self.body(features))) + self.trap(features.size(0))
+
+
+def sized(trap: Callable[[Any], Any]) -> Upload:
+    network = Sized(trap)
+    described = describe(network, torch.zeros(2, 4))
+    return Upload(described.blueprint.hash, described.blueprint, described.weights(network), 10)
+
+
+VIEW = alone(
+    lambda map: ServerView(Examples(torch.randn(100, 4), torch.arange(100) % 3), 3, False, 1, 0, torch.device("cpu"), map)
+)
+
+
+@pytest.mark.parametrize(
+    ("trap", "reason"),
+    [
+        (lambda n: 4 // (n - 1), "cannot run on a batch of 1: ZeroDivisionError"),
+        (lambda n: 4 // (n - 36), "cannot run on a batch of 36: ZeroDivisionError"),
+        (lambda n: torch.zeros((n - 2) * (n - 3) * (n - 1) * (64 - n) * 2**20).sum(), "in a batch of 36"),
+        (lambda n: torch.zeros(n * n * n * n * n * n).sum(), f"numbers, more than {2**28}"),
+        (lambda n: torch.zeros(n * n * n * n * n * n * n * n * n * n * n * n * n * n * n * n).sum(), "smaller whole one"),
+        (lambda n: 4 // (n - 32), "cannot run on a batch of 32: ZeroDivisionError"),
+    ],
+)
+def test_a_network_that_fails_at_a_batch_size_that_the_server_uses_is_refused_alone(trap: Any, reason: str) -> None:
+    """Of 100 examples predict takes 64 and 36, and tuning 32 and 4."""
+    sent = {"a": sized(lambda n: 0), "b": sized(trap), "c": sized(lambda n: torch.zeros(n, 1))}
+    found = unfit(sent, {}, 0, VIEW, tuned_in=32)
+    assert found.keys() == {"b"}
+    assert reason in found["b"]
+
+
+def test_whatever_a_network_raises_refuses_that_reply_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(network: nn.Module, inputs: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(admission, "predict", fails)
+    for error in (
+        ZeroDivisionError("a"),
+        TypeError("b"),
+        ValueError("c"),
+        AttributeError("d"),
+        MemoryError(),
+        RecursionError(),
+    ):
+        (told,) = unfit({"a": sized(lambda n: 0)}, {}, 0, VIEW).values()
+        assert type(error).__name__ in told
 
 
 def test_minus_infinity_has_its_place_in_masks() -> None:

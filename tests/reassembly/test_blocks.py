@@ -4,11 +4,13 @@ from itertools import combinations, pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from pfedhr import reassembly
 from pfedhr.models import ModelSpec, build
-from pfedhr.reassembly import DecompositionError, coarsen, decompose, describe, rebuild, run_chain
+from pfedhr.reassembly import Block, DecompositionError, coarsen, decompose, describe, rebuild, run_chain
 from pfedhr.zoo import IMAGES, TEXT, VECTORS
 
 SHAPE = (3, 32, 32)
@@ -242,7 +244,7 @@ def test_coarsened_blocks_compute_the_same_in_balanced_parts() -> None:
     inputs = torch.randn(4, 8)
     for most in range(1, 8):
         fewer = coarsen(blocks, most)
-        assert len(fewer) <= most
+        assert len(fewer) == min(most, 6)
         assert torch.equal(run_chain(fewer, inputs), model(inputs))
         assert [name for block in fewer for name in block.names] == [name for block in blocks for name in block.names]
         # The slow twin: the best of all ways to cut the list of blocks.
@@ -255,6 +257,34 @@ def test_coarsened_blocks_compute_the_same_in_balanced_parts() -> None:
         assert max(block.parameters for block in fewer) == min(ways)
     with pytest.raises(ValueError, match="choose 1 or more"):
         coarsen(blocks, 0)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=7), st.integers(1, 9))
+def test_as_many_blocks_as_asked_for_the_largest_as_small_as_can_be(widths: list[int], most: int) -> None:
+    blocks = [Block((), "fc", (1,), (width,), nn.Linear(1, width, bias=False)) for width in widths]
+    fewer = coarsen(blocks, most)
+    count = min(most, len(widths))
+    assert len(fewer) == count
+    ways = [
+        max(sum(widths[start:end]) for start, end in pairwise((0, *cuts, len(widths))))
+        for cuts in combinations(range(1, len(widths)), count - 1)
+    ]
+    assert max(block.parameters for block in fewer) == min(ways)
+
+
+def test_no_fewer_blocks_than_asked_for_where_one_outweighs_the_others() -> None:
+    blocks = decompose(network("cnn4"), torch.zeros(1, *SHAPE))
+    assert [len(coarsen(blocks, most)) for most in (11, 9, 8, 3, 1)] == [9, 9, 8, 3, 1]
+
+
+class OfOneFails(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 4 // (x.size(0) - 1)
+
+
+def test_what_a_network_raises_on_another_batch_is_told_in_words() -> None:
+    with pytest.raises(DecompositionError, match=r"cannot run on a batch of 1: ZeroDivisionError.*Remedies"):
+        decompose(OfOneFails(nn.Linear(4, 3)), torch.ones(2, 4))
 
 
 def test_named_modules_are_the_blocks() -> None:
@@ -300,7 +330,7 @@ class NeedsMore(nn.Sequential):
     ],
 )
 def test_what_cannot_be_cut_is_refused_in_words(model: nn.Module, place: str) -> None:
-    with pytest.raises(DecompositionError, match=r"Remedies") as refusal:
+    with pytest.raises(DecompositionError, match=r"Remed(y|ies)") as refusal:
         decompose(model, torch.ones(1, 4))
     assert place in str(refusal.value)
     assert model.training

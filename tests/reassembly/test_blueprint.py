@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import random
 import re
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import pfedhr
+from pfedhr.inference import predict
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import ParcelError
-from pfedhr.reassembly import Blueprint, DescriptionError, decompose, describe, rebuild, register
-from pfedhr.reassembly.rebuilding import VALUES_LIMIT
+from pfedhr.reassembly import LARGEST_BATCH, Blueprint, DescriptionError, decompose, describe, rebuild, register
+from pfedhr.reassembly.layer_shapes import run_recurrent
+from pfedhr.reassembly.rebuilding import skeleton
+from pfedhr.reassembly.shapes import VALUES_LIMIT
 from pfedhr.reassembly.vocabulary import FUNCTIONS, METHODS
 from pfedhr.zoo import IMAGES, TEXT, VECTORS
 
@@ -298,6 +302,113 @@ def test_numbers_and_lists_that_would_fill_the_memory_are_refused(line: list[Any
     tree["values"].insert(2, line)
     with pytest.raises(ParcelError):
         rebuild(Blueprint(json.dumps(tree)), weights)
+
+
+def line(function: str, *args: Any, **kwargs: Any) -> list[Any]:
+    return ["function", function, {"tuple": list(args)}, kwargs]
+
+
+def value(number: int) -> dict[str, int]:
+    return {"value": number}
+
+
+def blueprint(values: list[Any], *layers: Any, shape: tuple[int, ...] = (4,), dtype: str = "float32", output: int = 0) -> str:
+    tree = {"input": [dtype, shape], "layers": layers, "tensors": [], "ties": [], "values": values, "output": value(output)}
+    return json.dumps(tree)
+
+
+def tuple_of(*items: Any) -> dict[str, Any]:
+    return {"tuple": list(items)}
+
+
+DOUBLED = [line("operator.add", value(at), value(at)) for at in range(1, 29)]
+NESTED = [line("operator.add", tuple_of(value(at)), tuple_of(value(at))) for at in range(1, 29)]
+PICKED = [line("operator.getitem", tuple_of(tuple_of(value(at), value(at))), 0) for at in range(1, 29)]
+STACKED = {"input_size": 1, "hidden_size": 1, "num_layers": 64, "bidirectional": True, "batch_first": True}
+AT_ONCE = [line("torch.zeros", VALUES_LIMIT) for _ in range(5)]
+SUMS = [line("operator.add", value(at), value(at + 1)) for at in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (blueprint([line("operator.add", "zeros", "zeros"), *DOUBLED]), "gives a str"),
+        (blueprint([line("operator.getitem", tuple_of("zeros"), 0)]), "gives a str"),
+        (blueprint([line("operator.add", tuple_of(1), tuple_of(1)), *NESTED]), "values in tuples"),
+        (blueprint([line("operator.add", tuple_of(1), tuple_of(1)), *PICKED]), "values in tuples"),
+        (blueprint([], *[["LSTM", STACKED]] * 400), "tensors"),
+        (blueprint([*AT_ONCE, *SUMS]), "at once"),
+        (blueprint([["method", "expand", {"tuple": [value(0), VALUES_LIMIT // LARGEST_BATCH + 1, -1, -1]}, {}]]), "numbers"),
+    ],
+    ids=["text", "picked text", "nested", "picked", "stacked", "at once", "largest batch"],
+)
+def test_a_short_blueprint_does_not_fill_memory_or_time(text: str, reason: str) -> None:
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(ParcelError, match=reason):
+        skeleton(text)
+    assert time.process_time() - start < 3
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 2**28
+
+
+def test_the_largest_batch_is_that_of_predict() -> None:
+    assert inspect.signature(predict).parameters["batch_size"].default == LARGEST_BATCH
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(4, 5, 2), nn.GRU(4, 5, batch_first=True, bidirectional=True), nn.RNN(4, 5)])
+def test_a_recurrent_layers_shapes_are_known_from_its_first_step(layer: nn.RNNBase) -> None:
+    series = torch.randn(3, 7, 4)
+    (outputs, state), (known, kept) = layer(series), run_recurrent(layer, (series,), {})
+    assert known.shape == outputs.shape
+    for one, other in zip(*((s if isinstance(s, tuple) else (s,)) for s in (state, kept)), strict=True):
+        assert one.shape == other.shape
+
+
+def test_long_series_are_described_at_once() -> None:
+    start = time.process_time()
+    described = describe(Recurrent(nn.LSTM(4, 5, batch_first=True)), torch.zeros(1, 5_000, 4))
+    skeleton(described.blueprint.graph)
+    assert time.process_time() - start < 5
+
+
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(9, 4), nn.Linear(4, 2)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(functional.embedding_bag(words, self.bag.weight, mode="sum") + self.bag(words))
+
+
+def test_bags_of_words_are_rows() -> None:
+    model, words = Bag(), torch.randint(9, (3, 5))
+    described = describe(model, words)
+    assert torch.equal(rebuild(described.blueprint, described.weights(model))(words), model(words))
+
+
+BAGS = ["EmbeddingBag", {"num_embeddings": 3, "embedding_dim": 4}]
+WORDS = line("torch.zeros", 4, dtype={"dtype": "int64"})
+TABLE = line("torch.zeros", tuple_of(3, 4))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [WORDS, ["layer", 0, tuple_of(value(1), value(1)), {}]],
+        [WORDS, ["layer", 0, tuple_of(value(1)), {"offsets": value(1)}]],
+        [["layer", 0, tuple_of(value(0), None, value(0)), {}]],
+        [["layer", 0, tuple_of(value(0)), {"per_sample_weights": value(0)}]],
+        [["layer", 0, tuple_of(), {"input": value(0)}]],
+        [WORDS, TABLE, line("functional.embedding_bag", value(1), value(2), value(1))],
+        [WORDS, TABLE, line("functional.embedding_bag", value(1), value(2), offsets=value(1))],
+        [TABLE, line("functional.embedding_bag", value(0), value(1), per_sample_weights=value(0))],
+        [TABLE, line("functional.embedding_bag", input=value(0), weight=value(1))],
+    ],
+)
+def test_bags_that_are_told_by_offsets_are_refused(values: list[Any]) -> None:
+    """torch reads wherever offsets point to, and they travel as weights: no check of shapes sees them."""
+    with pytest.raises(ParcelError, match="give no offsets"):
+        skeleton(blueprint(values, BAGS, shape=(5,), dtype="int64"))
 
 
 def test_nothing_in_the_package_runs_received_data_as_code() -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import inspect
 import itertools
+import sys
+from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from toy import make_bank, refs
 
-from pfedhr.reassembly import RULES, Block, BlockBank, BlockRef, Recipe, Rules, Search, propose
+from pfedhr.reassembly import RULES, Block, BlockBank, BlockRef, Recipe, Rules, Search, Similarity, complete, propose
 from pfedhr.reassembly.drawing import distinct_numbers, python_random
 from pfedhr.reassembly.operations import RANKS
 from pfedhr.reassembly.recipes import connects, every_group, operation_order
@@ -116,6 +120,29 @@ def test_a_search_too_large_to_list_is_counted_and_sampled() -> None:
     assert len(set(recipes)) == 16
 
 
+@pytest.fixture
+def shallow() -> Iterator[None]:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 250)
+    yield
+    sys.setrecursionlimit(before)
+
+
+def test_networks_may_be_deeper_than_pythons_stack(shallow: None) -> None:
+    depth = 120
+    bank = make_bank(A="c" * depth)
+    groups = tuple(tuple(ref for ref in bank if ref.index % 2 == at) for at in (0, 1))
+    # Any set of indices but those all even or all odd
+    assert Search(groups, bank, RULES, repeat_groups=True).total == 2**depth - 2 ** (depth // 2 + 1) + 1
+    assert len(propose(groups, bank, limit=2, rng=generator(0), repeat_groups=True)) == 2
+    twins = make_bank(A="c" * depth, B="c" * depth)
+    pairs = tuple(tuple(ref for ref in twins if ref.index == at + 1) for at in range(depth))
+    alike = Similarity(tuple(twins), torch.ones(2 * depth, 2 * depth))
+    found = complete("A", pairs, twins, alike, limit=2, rng=generator(0))
+    assert found.total == 2 ** (depth - 1)
+    assert {len(recipe.blocks) for recipe in found.recipes} == {depth}
+
+
 def test_chains_are_reached_by_number_and_numbers_beyond_them_are_refused() -> None:
     search = Search(GROUPS, TOY, RULES, repeat_groups=False)
     listed = [search.chain(number).blocks for number in range(search.total)]
@@ -164,7 +191,7 @@ def test_more_groups_than_the_deepest_network_has_blocks_are_found_hopeless_at_o
     members = list(bank)
     groups = tuple(tuple(members[at::18]) for at in range(18))
     assert Search(groups, bank, RULES, repeat_groups=False).total == 0
-    assert Search(groups, bank, RULES, repeat_groups=False)._count.cache_info().currsize < 100
+    assert len(Search(groups, bank, RULES, repeat_groups=False)._counts) < 100
 
 
 def block(op: str, source: tuple[int, ...], target: tuple[int, ...], *, integers: bool = False) -> Block:

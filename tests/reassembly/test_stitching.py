@@ -300,7 +300,10 @@ def test_candidates_and_models_share_no_tensors(models: dict[str, nn.Module], ba
     assert all(torch.equal(value, kept) for value, kept in zip(second.parameters(), before, strict=True))
 
 
-def test_a_candidate_is_trainable_even_if_the_upload_was_frozen() -> None:
-    model = build(ModelSpec("cnn1", (1, 12, 12), 3), 0).requires_grad_(False)
+def test_what_is_frozen_in_a_network_is_frozen_in_a_candidate() -> None:
+    model = build(ModelSpec("cnn1", (1, 12, 12), 3), 0)
+    next(model.parameters()).requires_grad_(False)
     bank = deposit({"own": model}, torch.zeros(1, 1, 12, 12))
-    assert all(value.requires_grad for value in assemble(Recipe(bank.chain("own")), bank).parameters())
+    candidate = assemble(Recipe((*bank.chain("own")[:1], bank.chain("own")[-1])), bank)
+    assert [value.requires_grad for value in candidate.parameters()][:2] == [False, True]
+    assert all(value.requires_grad for name, value in candidate.named_parameters() if name.startswith("stitch"))

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from pfedhr.algorithm import ServerView
 from pfedhr.algorithms.per_class import ClassMeans
-from pfedhr.algorithms.uploads import Upload, learn_structures, sources_of
+from pfedhr.algorithms.uploads import Source, Upload, learn_structures, sources_of
 from pfedhr.inference import predict
 from pfedhr.parcel import ParcelError, Tensors
-from pfedhr.reassembly import Blueprint, DecompositionError, input_of, rebuild
+from pfedhr.reassembly import LARGEST_BATCH, Blueprint, DecompositionError, check_batch, input_of, rebuild
 
 MOST_EXAMPLES = 2**40
 """No client has more; what says so is out to outweigh the others, or broken."""
@@ -92,20 +92,40 @@ def _are_classes(numbers: Tensor, classes: int) -> bool:
     return bool(numbers.min() >= 0 and numbers.max() < classes and len(numbers.unique()) == len(numbers))
 
 
-def unfit(uploads: Mapping[str, Upload], known: Mapping[str, Blueprint], most: int, view: ServerView) -> dict[str, str]:
-    """Return the faults of uploads that make no network from the public inputs to finite logits, of at most `most` blocks."""
+def unfit(
+    uploads: Mapping[str, Upload], known: Mapping[str, Blueprint], most: int, view: ServerView, tuned_in: int = 0
+) -> dict[str, str]:
+    """Return the faults of uploads that make no network from the public inputs to finite logits, of at most `most` blocks.
+
+    `tuned_in`: the batch size in which the server trains what it makes of them, 0 = none.
+    """
     faults = miscounted(uploads)
-    inputs = view.public.take(torch.arange(min(2, len(view.public)))).ready(view.device).inputs
     for client, sent in uploads.items():
         try:
             (source,) = sources_of({client: sent}, learn_structures(known, {client: sent}), most).values()
-            network = rebuild(source.blueprint, source.weights).to(view.device)
-            taken, given = input_of(source.blueprint, 1), source.plans[-1].out_shape
-            if (taken.dtype, taken.shape[1:], given) != (inputs.dtype, inputs.shape[1:], (view.classes,)):
-                faults[client] = f"its network leads from {str(taken.dtype)[6:]} {tuple(taken.shape[1:])} to {given}"
-            elif not predict(network, inputs).isfinite().all():
-                faults[client] = "its network's logits are not finite"
-        # The last two are torch's, where a network meets values that the example in its blueprint did not show.
-        except (ParcelError, DecompositionError, RuntimeError, IndexError) as error:
-            faults[client] = str(error)
+            if fault := _fault(source, view, tuned_in):
+                faults[client] = fault
+        # Whatever a client's network raises, where it meets sizes or values that the example in its blueprint did not show.
+        except Exception as error:
+            told = isinstance(error, ParcelError | DecompositionError)
+            faults[client] = str(error) if told else f"its network cannot be run: {type(error).__name__}: {error}"
     return faults
+
+
+def _fault(source: Source, view: ServerView, tuned_in: int) -> str | None:
+    """Return what is wrong with a network that can be cut, if anything; it may raise whatever its operations do."""
+    inputs = view.public.take(torch.arange(min(2, len(view.public)))).ready(view.device).inputs
+    taken, given = input_of(source.blueprint, 1), source.plans[-1].out_shape
+    if (taken.dtype, taken.shape[1:], given) != (inputs.dtype, inputs.shape[1:], (view.classes,)):
+        return f"its network leads from {str(taken.dtype)[6:]} {tuple(taken.shape[1:])} to {given}"
+    for batch in _batches(len(view.public), LARGEST_BATCH):
+        check_batch(source.blueprint, batch, training=False)
+    for batch in _batches(len(view.public), tuned_in) if tuned_in else ():
+        check_batch(source.blueprint, batch, training=True)
+    network = rebuild(source.blueprint, source.weights).to(view.device)
+    return None if predict(network, inputs).isfinite().all() else "its network's logits are not finite"
+
+
+def _batches(count: int, size: int) -> set[int]:
+    """Return the sizes of the batches of at most `size` that `count` examples fall into."""
+    return {min(size, count), count % size or min(size, count)}

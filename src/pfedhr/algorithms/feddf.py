@@ -121,7 +121,7 @@ class FedDF(KeepsShared):
 
     def faults(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> dict[str, str]:
         """Return which uploads make no network for the public inputs."""
-        return unfit(replies, server.known, 0, view)
+        return unfit(replies, server.known, 0, view, self.tuning_batch_size)
 
     def server_step(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> tuple[Fusions, Metrics]:
         """Average the networks of each structure, and teach each average what all know together."""

@@ -157,7 +157,7 @@ class Teaching(Algorithm):
 
     def faults(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> dict[str, str]:
         """Return which uploads make no network for the public inputs that can be cut into blocks."""
-        return unfit(replies, server.known, self.most_blocks, view)
+        return unfit(replies, server.known, self.most_blocks, view, self.tuning_batch_size)
 
     def personal_model(self, state: Taught, view: ClientView) -> nn.Module:
         """Return the client's network."""

@@ -22,6 +22,7 @@ from pfedhr.reassembly import (
     DecompositionError,
     Description,
     DescriptionError,
+    check_used,
     cut,
     describe,
     input_of,
@@ -68,7 +69,9 @@ def describe_network(network: ModelSpec, dtype: torch.dtype) -> Description:
     Raises DescriptionError or DecompositionError, naming the network, if it cannot travel as data or be cut into blocks.
     """
     try:
-        description = describe(build(network, 0), torch.zeros(1, *network.shape, dtype=dtype))
+        model = build(network, 0)
+        description = describe(model, torch.zeros(1, *network.shape, dtype=dtype))
+        check_used(model, description.names.values())
         cut(description.blueprint)
     except (DescriptionError, DecompositionError) as error:
         raise type(error)(f"the network {network.factory!r}: {error}") from error

@@ -5,18 +5,20 @@ from pfedhr.reassembly.bank import BlockBank, BlockRef, deposit
 from pfedhr.reassembly.blocks import Block, coarsen, decompose, run_chain
 from pfedhr.reassembly.blueprint import Blueprint, Description, describe
 from pfedhr.reassembly.completion import AnchorChoice, CompletionRules, Completions, complete
+from pfedhr.reassembly.cutting import check_used
 from pfedhr.reassembly.grouping import Groups, group
 from pfedhr.reassembly.matching import Matching, agreement, match, match_logits
 from pfedhr.reassembly.plans import BlockPlan, cut, rebuild_blocks
-from pfedhr.reassembly.rebuilding import input_of, rebuild
+from pfedhr.reassembly.rebuilding import check_batch, input_of, rebuild
 from pfedhr.reassembly.recipes import RULES, Recipe, Rules, Search, propose
 from pfedhr.reassembly.similarity import Profile, Similarity, block_similarity, cka, hsic, profile
 from pfedhr.reassembly.solving import intakes, solved_joints
 from pfedhr.reassembly.stitching import StitchError, StitchKind, stitch
-from pfedhr.reassembly.symbolic import DecompositionError
+from pfedhr.reassembly.symbolic import LARGEST_BATCH, DecompositionError
 from pfedhr.reassembly.vocabulary import DescriptionError, register
 
 __all__ = [
+    "LARGEST_BATCH",
     "RULES",
     "AnchorChoice",
     "Block",
@@ -43,6 +45,8 @@ __all__ = [
     "agreement",
     "assemble",
     "block_similarity",
+    "check_batch",
+    "check_used",
     "cka",
     "coarsen",
     "complete",

@@ -113,10 +113,11 @@ def _joint_size(joint: Joint) -> int:
 def assemble(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light", layers: int = 1) -> nn.Sequential:
     """Return the network of `recipe` as `layout` has it: copies of its blocks, and new stitches and head.
 
-    Their initial weights come from torch's global generator. Raises StitchError for shapes that no stitch joins.
+    Their initial weights come from torch's global generator; what does not learn in a network does not learn in a candidate.
+    Raises StitchError for shapes that no stitch joins.
     """
 
     def build(part: BlockRef | Joint) -> nn.Module:
-        return part.build() if isinstance(part, Joint) else copy.deepcopy(bank[part].module).requires_grad_(True)
+        return part.build() if isinstance(part, Joint) else copy.deepcopy(bank[part].module)
 
     return nn.Sequential(OrderedDict((name, build(part)) for name, part in layout(recipe, bank, kind, layers).items()))

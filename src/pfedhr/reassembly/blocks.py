@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.inference import inference
-from pfedhr.reassembly.cutting import Segment, extract, has_matrix, is_flatten, parameters, segments
+from pfedhr.reassembly.cutting import Segment, check_used, extract, has_matrix, is_flatten, parameters, segments, some
 from pfedhr.reassembly.operations import operation, strongest
 from pfedhr.reassembly.symbolic import DecompositionError, shaped
 from pfedhr.reassembly.tracing import REMEDIES, Trace, trace
@@ -37,7 +37,7 @@ class Block:
 
     @property
     def parameters(self) -> int:
-        """The number of trainable values."""
+        """The number of values in its parameters, frozen or not."""
         return sum(value.numel() for value in self.module.parameters())
 
     @property
@@ -75,7 +75,7 @@ def decompose(
 
 
 def coarsen(blocks: Sequence[Block], most: int) -> tuple[Block, ...]:
-    """Return at most `most` >= 1 blocks that compute the same: neighbours joined, the largest as small as can be.
+    """Return `most` >= 1 blocks that compute the same, or all of fewer: neighbours joined, the largest as small as can be.
 
     For networks of very many layers: what grouping and the search for candidates cost grows with the number of blocks.
     """
@@ -85,17 +85,18 @@ def coarsen(blocks: Sequence[Block], most: int) -> tuple[Block, ...]:
     low, high = max(sizes), sum(sizes)
     while low < high:  # the least capacity with which filling from the left takes at most `most` parts
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_filled(sizes, middle, len(sizes))) <= most else (middle + 1, high)
+        low, high = (low, middle) if len(_filled(sizes, middle, 1)) <= most else (middle + 1, high)
     count = min(most, len(blocks))
     return tuple(_joined(blocks[start:end]) for start, end in _filled(sizes, low, count))
 
 
 def _filled(sizes: Sequence[int], capacity: int, parts: int) -> list[tuple[int, int]]:
-    """Return the bounds of runs of at most `capacity`, filled from the left; of `parts` runs where so few blocks suffice."""
+    """Return the bounds of at least `parts` runs of at most `capacity`, filled from the left while enough are left over."""
     bounds: list[tuple[int, int]] = []
     start = held = 0
     for at, size in enumerate(sizes):
-        if at > start and held + size > capacity:
+        needed = len(sizes) - at <= parts - 1 - len(bounds)  # each that is left begins a run
+        if at > start and (needed or held + size > capacity):
             bounds.append((start, at))
             start, held = at, 0
         held += size
@@ -212,20 +213,21 @@ def _whole(model: nn.Module, example: Tensor) -> Block:
 def _verify(model: nn.Module, blocks: Sequence[Block], example: Tensor) -> None:
     """Raise DecompositionError unless the blocks give the model's output at two batch sizes and partition its state_dict."""
     for batch in (example, example[:1]):
-        if not torch.equal(run_chain(blocks, batch).nan_to_num(), model(batch).nan_to_num()):
+        try:
+            whole = model(batch).nan_to_num()
+        except Exception as error:  # whatever forward() makes of a size that was not the example's
+            raise DecompositionError(
+                f"{type(model).__name__} cannot run on a batch of {len(batch)}: {type(error).__name__}: {error}. {REMEDIES}"
+            ) from error
+        if not torch.equal(run_chain(blocks, batch).nan_to_num(), whole):
             raise DecompositionError(
                 f"{type(model).__name__} in {len(blocks)} blocks gives another output than whole on a batch of {len(batch)}: "
                 f"something in forward() depends on the batch or on chance. {REMEDIES}"
             )
     names = [name for block in blocks for name in block.names]
-    state = model.state_dict(keep_vars=True)
-    used = {id(state[name]) for name in names}  # a module may be registered under several names
-    missing = [name for name, value in state.items() if id(value) not in used]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if missing or twice:
-        what = f"never uses {_some(missing)}" if missing else f"uses {_some(twice)} in two blocks"
-        raise DecompositionError(f"{type(model).__name__} {what}: each entry of a state_dict must be in one block. {REMEDIES}")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    check_used(model, names)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DecompositionError(
+            f"{type(model).__name__} uses {some(twice)} in two blocks: each entry of a state_dict must be in one block. "
+            f"{REMEDIES}"
+        )

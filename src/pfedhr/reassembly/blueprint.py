@@ -84,6 +84,7 @@ class _Writer:
         self._values: dict[fx.Node, int] = {}
         self._first: dict[int, str] = {}  # a tied weight's identity, and the name under which it came first
         self._ties: list[list[str]] = []
+        self._frozen: list[str] = []
         self._names: dict[str, str] = {}
         self._constants: Tensors = {}
         self._layer_settings: list[Any] = []
@@ -111,6 +112,8 @@ class _Writer:
             "values": lines,
             "output": result,
         }
+        if self._frozen:  # only then: the hashes of all other networks are what they were before this part was
+            tree["frozen"] = self._frozen
         text = json.dumps(tree, separators=(",", ":"), sort_keys=True)
         return Description(Blueprint(text), self._names, self._constants)
 
@@ -159,6 +162,8 @@ class _Writer:
             self._ties.append([name, first])
         else:
             self._names[name] = own
+            if own in self._parameters and value.is_floating_point() and not value.requires_grad:
+                self._frozen.append(name)
 
     def _encode(self, value: Any) -> Any:
         """Return an argument as JSON: plain values as they are, anything else as an object of one key that says what it is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,3 +141,33 @@ def is_flatten(model: nn.Module, segment: Segment) -> bool:
         else node.target is torch.flatten or node.target is torch.reshape or node.target in _VIEWS
         for node in segment.nodes
     )
+
+
+def check_used(model: nn.Module, names: Iterable[str]) -> None:
+    """Raise DecompositionError, saying what to remove, if forward(), which uses `names`, does not use all of the state_dict.
+
+    A tensor of several names is used under any of them.
+    """
+    state = model.state_dict(keep_vars=True)
+    held = dict(model.named_buffers(remove_duplicate=False)) | state  # some buffers are not saved
+    used = {id(held[name]) for name in names}
+    if missing := [name for name, value in state.items() if id(value) not in used]:
+        unused = dict.fromkeys(_largest_unused(name, missing, state) for name in missing)
+        raise DecompositionError(
+            f"{type(model).__name__} never uses {some(missing)}: each entry of a state_dict must be in one block. Remedy: "
+            f"remove the unused {some(list(unused))} from the network"
+        )
+
+
+def _largest_unused(name: str, missing: Collection[str], state: Collection[str]) -> str:
+    """Return "layer m" for the largest module around the weight `name` of which nothing is used, or else that weight."""
+    parts = name.split(".")
+    for path in (".".join(parts[:end]) for end in range(1, len(parts))):
+        if all(other in missing for other in state if other.startswith(f"{path}.")):
+            return f"layer {path}"
+    return f"weight {name}"
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

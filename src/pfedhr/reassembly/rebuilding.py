@@ -17,26 +17,22 @@ from torch import Tensor, fx, nn
 
 from pfedhr.parcel import ParcelError, Tensors
 from pfedhr.reassembly.blueprint import Blueprint
-from pfedhr.reassembly.symbolic import BATCHES, Mode
+from pfedhr.reassembly.shapes import COUNT_LIMIT, run_shapes, whole_number
+from pfedhr.reassembly.symbolic import TRAINED_BATCHES, Mode
 from pfedhr.reassembly.tracing import MODE
 from pfedhr.reassembly.vocabulary import ATTRIBUTES, DTYPES, EQUATION, FUNCTIONS, METHODS, STRINGS, layer_class
 
 TEXT_LIMIT = 8_000_000
 """Characters of one blueprint."""
-COUNT_LIMIT = 20_000
-"""Layers, tensors, values of one blueprint, and items that one operation gives."""
-NUMBER_LIMIT = 2**40
-"""Size of a whole number among the arguments, or computed from shapes."""
 LAYERS_LIMIT = 64
 """Layers that one recurrent layer may stack."""
 WEIGHTS_LIMIT = 2_000_000_000
 """Weights of one network."""
-VALUES_LIMIT = 2**28
-"""Numbers in one value of the graph, for a batch of two or three."""
 
 
 def rebuild(blueprint: Blueprint, weights: Tensors) -> nn.Module:
-    """Return a module that computes what the described one did with these weights, bit for bit; it can be trained.
+    """Return a module that computes what the described one did with these weights, bit for bit; it can be trained, and what
+    did not learn there does not learn here.
 
     `weights`: every tensor by the name that the blueprint gives it, as Description.weights returns them; they are copied.
     Raises ParcelError for a blueprint that is damaged, hostile or of layers not known here, and for weights that do not fit it
@@ -70,6 +66,19 @@ def input_of(blueprint: Blueprint, count: int) -> Tensor:
     return torch.zeros(count, *shape, dtype=DTYPES[dtype])
 
 
+@functools.lru_cache(maxsize=1024)
+def check_batch(blueprint: Blueprint, batch: int, *, training: bool) -> None:
+    """Raise ParcelError unless the described network runs on a batch of so many inputs, within the limits; on shapes alone."""
+    bare = skeleton(blueprint.graph)[0]
+    dtype, shape = json.loads(blueprint.graph)["input"]
+    try:
+        run_shapes(bare.train(training), [batch, *shape], DTYPES[dtype])
+    except ParcelError as error:
+        raise ParcelError(f"in a batch of {batch}, {error}") from error
+    except Exception as error:  # whatever a hostile graph makes of torch
+        raise ParcelError(f"it cannot run on a batch of {batch}: {type(error).__name__}: {error}") from error
+
+
 @functools.lru_cache(maxsize=256)
 def skeleton(text: str) -> tuple[fx.GraphModule, dict[str, str]]:
     """Return the module of a blueprint without numbers, and its tied weights, each with the name of the one that it is.
@@ -97,13 +106,14 @@ class _Reader:
     """Reads one graph, refusing what is not in the vocabulary."""
 
     def __init__(self, tree: dict[str, Any]) -> None:
-        if set(tree) != {"input", "layers", "tensors", "ties", "values", "output"}:
+        if set(tree) - {"frozen"} != {"input", "layers", "tensors", "ties", "values", "output"}:
             raise ParcelError(f"the blueprint has the parts {sorted(tree)}")
-        for part in ("layers", "tensors", "ties", "values"):
-            if not isinstance(tree[part], list) or len(tree[part]) > COUNT_LIMIT:
+        for part in ("layers", "tensors", "ties", "values", "frozen"):
+            if not isinstance(tree.get(part, []), list) or len(tree.get(part, [])) > COUNT_LIMIT:
                 raise ParcelError(f"the part {part!r} of the blueprint is not a list of at most {COUNT_LIMIT}")
         self._tree = tree
         self._graph = fx.Graph()
+        self._held = 0
         self._nodes: list[fx.Node] = [self._graph.placeholder("inputs")]
         self._parts: dict[str, Any] = {MODE: Mode()}
         self._mode = self._graph.call_module(MODE)
@@ -114,8 +124,9 @@ class _Reader:
             for number, (name, settings) in enumerate(self._tree["layers"]):
                 self._parts[f"layer{number}"] = self._layer(name, settings)
             for number, (kind, dtype, shape) in enumerate(self._tree["tensors"]):
-                value = torch.empty([_whole(size) for size in shape], dtype=DTYPES[dtype])
-                self._parts[f"tensor{number}"] = nn.Parameter(value) if kind == "parameter" else value
+                value = torch.empty([whole_number(size) for size in shape], dtype=DTYPES[dtype])
+                learns = value.is_floating_point()
+                self._parts[f"tensor{number}"] = nn.Parameter(value, learns) if kind == "parameter" else value
         for line in self._tree["values"]:
             self._nodes.append(self._node(*line))
         result = self._decode(self._tree["output"])
@@ -130,17 +141,27 @@ class _Reader:
         for name, first in ties.items():
             if first in ties or state[name].shape != state[first].shape or state[name].dtype != state[first].dtype:
                 raise ParcelError(f"the blueprint ties {name[:40]} to {first[:40]}, which is another")
+        self._freeze(module, ties)
         self._run(module)
         return module, ties
 
+    def _freeze(self, module: fx.GraphModule, ties: dict[str, str]) -> None:
+        """Let every parameter learn but those that the blueprint names. Raises ParcelError."""
+        if self._tree.get("frozen") == []:
+            raise ParcelError("the blueprint has an empty part 'frozen': leave it out where every weight learns")
+        floats = {name: value for name, value in module.named_parameters() if value.is_floating_point()}
+        learning = {name: value.requires_grad_() for name, value in floats.items() if name not in ties}
+        for name in self._tree.get("frozen", ()):
+            if not isinstance(name, str) or name not in learning:
+                raise ParcelError(f"the blueprint freezes {str(name)[:40]}, which is no weight that learns, or is named twice")
+            learning.pop(name).requires_grad_(False)
+
     def _run(self, module: fx.GraphModule) -> None:
-        """Run the graph on shapes, at both batch sizes and in both modes."""
+        """Run the graph on shapes, at every batch size and in both modes."""
         dtype, shape = self._tree["input"]
-        for batch in BATCHES:
-            inputs = torch.empty([batch, *map(_whole, shape)], dtype=DTYPES[dtype], device="meta")
+        for batch in TRAINED_BATCHES:
             for training in (True, False):
-                with torch.device("meta"):  # also what the graph makes of sizes alone takes no memory
-                    _Shapes(module.train(training)).run(inputs)
+                run_shapes(module.train(training), [batch, *map(whole_number, shape)], DTYPES[dtype])
 
     def _layer(self, name: str, settings: dict[str, Any]) -> nn.Module:
         cls = layer_class(name)
@@ -149,7 +170,11 @@ class _Reader:
         decoded = {key: self._plain(value) for key, value in settings.items()}
         if decoded.get("num_layers", 1) > LAYERS_LIMIT:
             raise ParcelError(f"a recurrent layer stacks more than {LAYERS_LIMIT} layers")
-        return cls(**decoded)
+        layer = cls(**decoded)
+        self._held += len(layer.state_dict())
+        if self._held > COUNT_LIMIT:  # a recurrent layer has up to ten for every layer that it stacks
+            raise ParcelError(f"the layers of the blueprint hold more than {COUNT_LIMIT} tensors")
+        return layer
 
     def _plain(self, value: Any) -> Any:
         decoded = self._decode(value)
@@ -176,7 +201,7 @@ class _Reader:
             case None | bool() | float():
                 return value
             case int():
-                return _whole(value, signed=True)
+                return whole_number(value, signed=True)
             case str() if value in STRINGS | ATTRIBUTES or EQUATION.fullmatch(value):
                 return value
             case list():
@@ -208,42 +233,3 @@ class _Reader:
                 return ...
             case _:
                 raise ParcelError(f"the blueprint holds an argument that is not allowed: {str(key)[:20]} {str(content)[:40]}")
-
-
-class _Shapes(fx.Interpreter):
-    """Runs a graph on shapes, and stops at what would be too large."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n.target in ("unbind", "split", "chunk") or n.target in (torch.unbind, torch.split, torch.chunk, torch.tensor_split):
-            pieces: Any = next(iter(self.fetch_args_kwargs_from_env(n)[0]), None)
-            if not isinstance(pieces, Tensor) or max(pieces.shape, default=0) > COUNT_LIMIT:
-                raise ParcelError(f"{n.name} would give more than {COUNT_LIMIT} pieces")
-        arguments = self.fetch_args_kwargs_from_env(n)[0]
-        if n.target is operator.pow and not isinstance(next(iter(arguments), None), Tensor):
-            raise ParcelError("the blueprint takes the power of a number: it may have more digits than memory")
-        if n.target in (operator.mul, operator.imul) and any(isinstance(one, list | tuple | str) for one in arguments):
-            raise ParcelError("the blueprint repeats a sequence: it may be longer than memory")
-        value = super().run_node(n)
-        _check_size(value, n.name)
-        return value
-
-
-def _check_size(value: Any, name: str) -> None:
-    if isinstance(value, tuple | list):
-        if len(value) > COUNT_LIMIT:
-            raise ParcelError(f"{name} gives {len(value)} values, more than {COUNT_LIMIT}")
-        for item in value:
-            _check_size(item, name)
-    elif isinstance(value, Tensor):
-        if value.numel() > VALUES_LIMIT:
-            raise ParcelError(f"{name} gives {value.numel()} numbers, more than {VALUES_LIMIT}")
-    elif isinstance(value, int):
-        _whole(value, signed=True)
-    elif value is not None and not isinstance(value, float | str | torch.device):
-        raise ParcelError(f"{name} gives a {type(value).__name__}")
-
-
-def _whole(value: Any, *, signed: bool = False) -> int:
-    if not isinstance(value, int) or not (-NUMBER_LIMIT if signed else 0) <= value <= NUMBER_LIMIT:
-        raise ParcelError(f"the blueprint holds the number {str(value)[:40]}, where a smaller whole one was expected")
-    return value

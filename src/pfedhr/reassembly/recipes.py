@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice
 
 import torch
 
 from pfedhr.reassembly.bank import BlockBank, BlockRef
-from pfedhr.reassembly.drawing import descend, distinct_numbers, python_random
+from pfedhr.reassembly.drawing import Steps, count_chains, descend, distinct_numbers, python_random
 from pfedhr.reassembly.grouping import Groups
 from pfedhr.reassembly.operations import RANKS
 from pfedhr.reassembly.stitching import joinable
@@ -108,18 +108,17 @@ class Search:
         self._wanted = Coverage(bank.operations, frozenset(range(len(groups))))
         self._all_groups = every_group in rules.wholes
         self._depth = max(ref.index for ref in bank)
-        self._count = cache(self._count_onward)
         self._followers = cache(self._find_followers)
         self._reach = cache(Coverage.reach)
 
     @property
     def total(self) -> int:
         """The number of chains; it may exceed 64 bits."""
-        return self._count(None, Coverage())
+        return self._counts[None, Coverage()]
 
     def chain(self, number: int) -> Recipe:
         """Return chain `number`, 0 <= number < total, in the order of (index, owner) from the first block on."""
-        return Recipe(descend(number, (None, Coverage()), self._onward))
+        return Recipe(descend(number, (None, Coverage()), self._onward, self._counts))
 
     def _complete(self, last: BlockRef | None, covered: Coverage) -> bool:
         return last is not None and all(rule(covered, self._wanted) for rule in self._rules.wholes)
@@ -144,16 +143,16 @@ class Search:
             and (last is None or all(rule(last, ref, self._bank) for rule in self._rules.steps))
         ]
 
-    def _onward(self, state: _State) -> Iterator[tuple[BlockRef | None, _State, int]]:
-        """Yield what may follow in a state, the end first, each with the state after it and the number of chains from there."""
+    def _onward(self, state: _State) -> Steps[_State]:
+        """Return what may follow in a state, the end first, each with the state after it."""
         last, covered = state
-        if self._complete(last, covered):
-            yield None, state, 1
-        for ref, reached in self._steps(last, covered):
-            yield ref, (ref, reached), self._count(ref, reached)
+        steps: list[tuple[BlockRef | None, _State]] = [(None, state)] if self._complete(last, covered) else []
+        return steps + [(ref, (ref, reached)) for ref, reached in self._steps(last, covered)]
 
-    def _count_onward(self, last: BlockRef | None, covered: Coverage) -> int:
-        return sum(count for _, _, count in self._onward((last, covered)))
+    @cached_property
+    def _counts(self) -> dict[_State, int]:
+        """The number of ways to go on, by state."""
+        return count_chains((None, Coverage()), self._onward)
 
 
 def propose(

@@ -1,6 +1,6 @@
-"""Following a network's forward() with values that know their shape at two batch sizes, and no numbers.
+"""Following a network's forward() with values that know their shape at three batch sizes, and no numbers.
 
-What is the same at both sizes is a constant, so forward() may compute and branch on it; what differs depends on the batch and
+What is the same at all sizes is a constant, so forward() may compute and branch on it; what differs depends on the batch and
 stays part of the graph. Numbers never flow: torch's fake tensors carry shapes and types through every operation.
 """
 
@@ -17,9 +17,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from pfedhr.errors import PfedhrError
+from pfedhr.reassembly.layer_shapes import extrapolated, run_layer
 
-BATCHES = (2, 3)
-"""The two batch sizes. Not one: a batch norm cannot train on it."""
+LARGEST_BATCH = 64
+"""The batch that inference.predict takes: what a network does there must be what it does in small ones."""
+TRAINED_BATCHES = (2, 3, LARGEST_BATCH)
+"""The batch sizes at which forward() is followed in training. Not one: a batch norm cannot train on it."""
+EVALUATED_BATCHES = (2, 1, LARGEST_BATCH)
+"""Those in evaluation, as many."""
 
 WHOLE_LAYERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 """Layers of torch.nn that stay whole although their children own weights."""
@@ -51,8 +56,8 @@ class _Value(fx.Proxy):
         return self.node.meta["values"]
 
     def _constant(self, what: str) -> Any:
-        first, second = self._known()
-        if isinstance(first, Tensor) or first != second:
+        first, *others = self._known()
+        if isinstance(first, Tensor) or any(first != other for other in others):
             raise DecompositionError(
                 f"forward() takes {self.node.name} as {what}, but it depends on the inputs or the batch size"
             )
@@ -61,9 +66,12 @@ class _Value(fx.Proxy):
     @property
     def shape(self) -> tuple[Any, ...]:
         """The sizes of a tensor; those that depend on the batch are values of the graph."""
-        pairs = zip(*(value.shape for value in self._known()), strict=True)
+        shapes = [value.shape for value in self._known()]
+        if len({len(shape) for shape in shapes}) != 1:
+            raise DecompositionError(f"{self.node.name} has fewer axes in a batch of one: let squeeze() name its axis")
         return tuple(
-            a if a == b else self.tracer.create_proxy("call_method", "size", (self, at), {}) for at, (a, b) in enumerate(pairs)
+            sizes[0] if len(set(sizes)) == 1 else self.tracer.create_proxy("call_method", "size", (self, at), {})
+            for at, sizes in enumerate(zip(*shapes, strict=True))
         )
 
     def size(self, dim: int | None = None) -> Any:
@@ -71,8 +79,8 @@ class _Value(fx.Proxy):
         return self.shape if dim is None else self.shape[dim]
 
     def __getattr__(self, name: str) -> Any:
-        first, second = (getattr(value, name) for value in self._known())
-        if isinstance(first, Tensor) or (not callable(first) and first != second):
+        first, *others = (getattr(value, name) for value in self._known())
+        if isinstance(first, Tensor) or (not callable(first) and any(first != other for other in others)):
             return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         if not callable(first) or name in _CONSTANT_METHODS:
             return first
@@ -108,16 +116,17 @@ class ShapeTracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, example: Tensor, wholes: Sequence[nn.Module], owners_whole: bool) -> None:
+    def __init__(self, example: Tensor, batches: Sequence[int], wholes: Sequence[nn.Module], owners_whole: bool) -> None:
         super().__init__()
         self.constants: dict[str, Tensor] = {}
         self._fakes = FakeTensorMode(allow_non_fake_inputs=True)
-        self._inputs = tuple(
-            self._fakes.from_tensor(example.detach()[:1].expand(n, *example.shape[1:]).clone()) for n in BATCHES
-        )
+        one = self._fakes.from_tensor(example.detach()[:1])
+        self._inputs = tuple(one.new_empty((n, *example.shape[1:])) for n in batches)
+        self._batches = tuple(batches)
         self._wholes = {id(module) for module in wholes}
         self._owners_whole = owners_whole
         self._evaluating = False
+        self._grad = torch.is_grad_enabled()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if id(m) in self._wholes or isinstance(m, (Mode, *WHOLE_LAYERS)):
@@ -125,7 +134,8 @@ class ShapeTracer(fx.Tracer):
         weighty_children = any(next(child.parameters(), None) is not None for child in m.children())
         if type(m).__module__.startswith("torch.nn.") and not isinstance(m, nn.Sequential):
             return not weighty_children
-        if _weightless(m) and "training" in type(m).forward.__code__.co_names:
+        weightless = not any(True for _ in (*m.children(), *m.parameters(), *m.buffers()))
+        if weightless and "training" in type(m).forward.__code__.co_names:
             return True  # stochastic depth and its like: another computation in training
         owner = any(True for _ in m.parameters(recurse=False)) or any(True for _ in m.buffers(recurse=False))
         return self._owners_whole and owner and not weighty_children
@@ -154,8 +164,10 @@ class ShapeTracer(fx.Tracer):
         if kind == "call_function" and _foreign(target):
             return target(*args, **kwargs)  # a function that its library marked as a leaf: go into it
         value = super().create_proxy(kind, target, args, kwargs, *rest, **more)
-        value.node.meta["values"] = tuple(self._evaluate(value.node, at) for at in range(len(BATCHES)))
-        return value
+        value.node.meta["values"] = self._evaluate_all(value.node)
+        stopped = self._grad and not torch.is_grad_enabled()  # in forward(), under no_grad: no gradient flows back
+        floating = isinstance(known := shaped(value.node), Tensor) and known.is_floating_point()
+        return value.detach() if stopped and floating and target != "detach" else value
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter):
@@ -169,7 +181,7 @@ class ShapeTracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         if kind == "get_attr":
-            node.meta["values"] = (self._fakes.from_tensor(self._fetch(target).detach()),) * len(BATCHES)
+            node.meta["values"] = (self._fakes.from_tensor(self._fetch(target).detach()),) * len(self._batches)
         return node
 
     def _fetch(self, name: str) -> Tensor:
@@ -187,6 +199,23 @@ class ShapeTracer(fx.Tracer):
         finally:
             self._evaluating = before
 
+    def _evaluate_all(self, node: fx.Node) -> tuple[Any, ...]:
+        """Return the value of `node` at every batch size, in their order."""
+        if node.op == "call_module" and id(self.root.get_submodule(str(node.target))) in self._wholes:
+            first, second = self._evaluate(node, 0), self._evaluate(node, 1)
+            return first, second, extrapolated(first, second, self._batches)  # numbers flow in it: 64 would take long
+        first = self._evaluate(node, 0)
+        return first, *(self._evaluate_again(node, at, first) for at in range(1, len(self._batches)))
+
+    def _evaluate_again(self, node: fx.Node, at: int, first: Any) -> Any:
+        try:
+            return self._evaluate(node, at)
+        except Exception as error:
+            if self._batches[at] in (1, LARGEST_BATCH):
+                return first  # a twin raises there as well; decompose and whoever receives it run it, and tell
+            what = f"{type(error).__name__}: {error}"
+            raise DecompositionError(f"forward() cannot run on a batch of {self._batches[at]}: {what}") from error
+
     def _evaluate(self, node: fx.Node, at: int) -> Any:
         """Return the value of `node` at one batch size, computed on shapes only."""
         if node.op == "placeholder":
@@ -199,7 +228,7 @@ class ShapeTracer(fx.Tracer):
                 return self._run_whole(layer, args, kwargs)
         with self._unfollowed(), self._fakes:
             if node.op == "call_module":
-                return self.root.get_submodule(str(node.target))(*args, **kwargs)
+                return run_layer(self.root.get_submodule(str(node.target)), args, kwargs, again=at > 0)
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             return cast(Callable[..., Any], node.target)(*args, **kwargs)
@@ -215,10 +244,6 @@ class ShapeTracer(fx.Tracer):
 
 _CONSTANT_METHODS = ("dim", "ndimension", "is_floating_point", "is_complex", "element_size", "get_device", "is_contiguous")
 """Methods whose answer does not depend on the numbers in a tensor."""
-
-
-def _weightless(module: nn.Module) -> bool:
-    return not any(True for _ in (*module.children(), *module.parameters(), *module.buffers()))
 
 
 def _foreign(function: Callable[..., Any]) -> bool:

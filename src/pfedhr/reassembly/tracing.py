@@ -11,9 +11,10 @@ from typing import Any
 import jaxtyping
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 from pfedhr.reassembly.batch_sizes import sizes_may_be_values
-from pfedhr.reassembly.symbolic import BATCHES, DecompositionError, ShapeTracer, shaped
+from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, TRAINED_BATCHES, DecompositionError, ShapeTracer, shaped
 
 REMEDIES = (
     "Remedies: keep forward() free of branches on values, give every argument after the first a default, return one "
@@ -85,11 +86,33 @@ def _unchecked_types() -> Generator[None]:
         jaxtyping.config.update("jaxtyping_disable", before)
 
 
+@contextmanager
+def _own_derivatives_refused() -> Generator[None]:
+    """Refuse an autograd.Function that values of the graph come to: followed inside, it would lose its backward()."""
+    original = vars(torch.autograd.Function)["apply"]
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        found: list[fx.Proxy] = []
+        tree_map_only(fx.Proxy, found.append, (args, kwargs))
+        if found and not cls.__module__.startswith("torch."):  # torch's own give the derivative of what they compute
+            raise DecompositionError(
+                f"{cls.__qualname__} is an autograd.Function, whose backward() cannot be followed: call it in a layer of its "
+                f"own that every node allows by pfedhr.register(...)"
+            )
+        return original.__get__(None, cls)(*args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original
+
+
 def _trace_modes(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module], owners_whole: bool) -> Trace:
     traced: list[Trace] = []
     for training in (True, False):
-        tracer = ShapeTracer(example, wholes, owners_whole)
-        with _left_as_it_was(model), sizes_may_be_values(tracer):
+        tracer = ShapeTracer(example, TRAINED_BATCHES if training else EVALUATED_BATCHES, wholes, owners_whole)
+        with _left_as_it_was(model), sizes_may_be_values(tracer), _own_derivatives_refused():
             # By way of training: a cache of what the weights give, filled in evaluation before, would pass for a constant.
             graph = tracer.trace(model.train().train(training))
         for node in graph.nodes:  # torch.fx marks what a followed leaf function gave, as if it had been a leaf
@@ -123,7 +146,7 @@ def _merge(trained: fx.Graph, evaluated: fx.Graph) -> None:
         if mode is None:
             with evaluated.inserting_after(next(iter(evaluated.nodes))):
                 mode = evaluated.call_module(MODE)
-                mode.meta["values"] = (False,) * len(BATCHES)
+                mode.meta["values"] = (False,) * len(EVALUATED_BATCHES)
         return mode
 
     def merged(mine: Any, theirs: Any) -> Any:
@@ -145,7 +168,7 @@ def _merge(trained: fx.Graph, evaluated: fx.Graph) -> None:
         if isinstance(mine, float) and theirs == 0.0:
             with evaluated.inserting_before(other):
                 rate = evaluated.call_function(operator.mul, (ask(), mine))
-                rate.meta["values"] = (0.0,) * len(BATCHES)
+                rate.meta["values"] = (0.0,) * len(EVALUATED_BATCHES)
             return rate
         raise DecompositionError(f"it uses {mine} in training where it uses {theirs} in evaluation, at {other}")
 
@@ -186,15 +209,16 @@ def _take_sizes_where_used(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         for size in [one for one in node.all_input_nodes if one.op == "call_method" and one.target == "size"]:
             near = next((one for one in node.all_input_nodes if one is not size and _batch_first(one)), last)
-            if size.meta["values"] == BATCHES and near is not None and near is not size.args[0]:
+            if size.meta["values"] == EVALUATED_BATCHES and near is not None and near is not size.args[0]:
                 with graph.inserting_before(node):
                     taken = graph.call_method("size", (near, 0))
-                    taken.meta["values"] = BATCHES
+                    taken.meta["values"] = EVALUATED_BATCHES
                 node.replace_input_with(size, taken)
         last = node if _batch_first(node) else last
     _drop_unused_sizes(graph)
 
 
 def _batch_first(node: fx.Node) -> bool:
-    values = node.meta.get("values", (None,) * len(BATCHES))  # the output has none
-    return all(isinstance(one, Tensor) and one.dim() > 0 and one.shape[0] == n for one, n in zip(values, BATCHES, strict=True))
+    values = node.meta.get("values", (None,) * len(EVALUATED_BATCHES))  # the output has none
+    pairs = zip(values, EVALUATED_BATCHES, strict=True)
+    return all(isinstance(one, Tensor) and one.dim() > 0 and one.shape[0] == n for one, n in pairs)

@@ -76,7 +76,9 @@ def register(cls: type[nn.Module], name: str | None = None) -> type[nn.Module]:
     name = name or cls.__name__
     if name in LAYERS or registered.get(name, (cls, ()))[0] is not cls:
         raise DescriptionError(f"a layer called {name!r} is known already: register {cls.__qualname__} under another name")
-    registered[name] = (cls, tuple(inspect.signature(cls).parameters))
+    arguments = inspect.signature(cls).parameters.values()
+    settings = tuple(one.name for one in arguments if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
+    registered[name] = (cls, settings)  # nn.Module's own constructor takes whatever there is, and means nothing by it
     return cls
 
 

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from test_run import EXPERIMENT
 
+from pfedhr.algorithms import ALGORITHMS
 from pfedhr.arguments import folder
 from pfedhr.cli import COMMANDS, main
 from pfedhr.launch import stored_experiment
+from pfedhr.run import RunDirectory
+from pfedhr.zoo import ZOO
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -53,7 +59,18 @@ def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: p
     printed, progress = capsys.readouterr()
     assert all(
         word in printed
-        for word in ("local", "fedmd", "pfedhr", "to local", "worst client", "MB up", "server s", "extra data", str(out))
+        for word in (
+            "local",
+            "fedmd",
+            "pfedhr",
+            "to local",
+            "worst client",
+            "MB up",
+            "server s",
+            "extra data",
+            "few seeds (2 here)",
+            str(out),
+        )
     )
     assert progress.count("/seed") == 6
     stored = [stored_experiment(path) for path in sorted((out / "cells").glob("*/seed0"))]
@@ -124,6 +141,51 @@ def test_inspect_prints_the_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "4 blocks, 44,675 parameters" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--out", "x", "--help"]])
+def test_the_help_of_run_names_methods_and_networks(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", *words])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "usage: pfedhr" in printed
+    assert all(name in printed for name in (*ALGORITHMS, *ZOO))
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"pfedhr {version('pfedhr')}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["presets"], ["run", "demo", "--help"]])
+def test_a_reader_that_has_seen_enough_is_no_error(words: list[str]) -> None:
+    end, start = os.pipe()
+    os.close(end)
+    ended = subprocess.run([sys.executable, "-m", "pfedhr", *words], stdout=start, stderr=subprocess.PIPE, text=True)
+    os.close(start)
+    assert ended.stderr == ""
+
+
+def test_a_full_disk_in_a_round_tells_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "toy.toml", tmp_path / "run"
+    file.write_text(EXPERIMENT)
+    command = ["run", str(file), "--out", str(out), "--plan.rounds", "1", "--compare-local", "false"]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "end_round", full)
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+    assert ended.value.code == 2
+    told = f"pfedhr: {out}: No space left on device: make room, then pfedhr run --resume {out}\n"
+    assert capsys.readouterr().err == told
+    main(["run", "--resume", str(out)])
+    assert f"written to {out}" in capsys.readouterr().out
+
+
 def test_every_field_of_an_experiment_is_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["run", "demo", "--algorithm.name", "local", "--help"])
@@ -131,6 +193,7 @@ def test_every_field_of_an_experiment_is_in_its_help(capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "--plan.evaluate-every" in printed
     assert "--algorithm.groups" not in printed
+    assert "DataError" not in printed  # a word of those who develop
 
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +222,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["run", "demo", "--plan.rounds", "3", "4"], ["--plan.rounds 3 4", "one value"]),
         (["run", "demo", "--plan.rounds"], ["--plan.rounds", "one value"]),
         (["run", "demo", "3"], ["'3'", "--plan.rounds 3"]),
-        (["run", "demo", "--public.labelled", "maybe"], ["public.labelled = 'maybe'", "bool"]),
+        (["run", "demo", "--public.labelled", "maybe"], ["public.labelled = 'maybe'", "true or false"]),
         (["run", "demo", "--algorithm.stitch", "heavy"], ["algorithm.stitch = 'heavy'", "light, full"]),
         (["run", "demo", "--algorithm.distil-weight", "nan"], ["algorithm.distil_weight = nan"]),
         (["run", "demo", "--clients.count", "9000"], ["data.partition", "fewer clients"]),
@@ -170,7 +233,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["run", "demo", "--data.name", "emnist"], ["emnist", "mnist"]),
         (["run", "--resume", "/nowhere"], ["/nowhere", "not a run"]),
         (["run", "--resume", "/nowhere", "--plan.rounds", "3"], ["--resume", "goes on as it began"]),
-        (["run", "--resume", "/nowhere", "--workers", "many"], ["--workers N"]),
+        (["run", "--resume", "/nowhere", "--workers", "many"], ["--workers many", "a whole number from 1"]),
         (["run", "demo", "--out"], ["--out needs a value"]),
         (["inspect"], ["one MODEL"]),
         (["inspect", "cnn1", "--shape", "3x32"], ["--shape"]),
@@ -186,8 +249,26 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["compare", "demo", "--algorithms", "fedavg"], ["fedavg averages whole networks", "clients.models"]),
         (["compare", "demo", "--algorithms", "fedgh"], ["fedgh needs features of one width", "clients.features"]),
         (["compare", "demo", "--algorithms", "fedmd", "--public.labelled", "false"], ["fedmd needs labels", "public.labelled"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--fedmd.consensus-epoch", "2"], ["consensus_epoch", "did you mean"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--pfedhr.groups", "2"], ["--pfedhr.groups"]),
+        (
+            ["compare", "demo", "--algorithms", "fedmd", "--fedmd.consensus-epoch", "2"],
+            ["did you mean '--fedmd.consensus_epochs'"],
+        ),
+        (["compare", "demo", "--algorithms", "fedmd", "--fedmd.consensus-epochs", "x"], ["fedmd.consensus_epochs = 'x'"]),
+        (
+            ["compare", "demo", "--algorithms", "fedmd", "--pfedhr.groups", "2"],
+            ["--pfedhr.groups: pfedhr is not in --algorithms"],
+        ),
+        (["compare", "demo", "--algorithms", "fedmd", "--out", "/proc/no"], ["--out /proc/no: /proc cannot be written to"]),
+        (["run", "demo", "--out", "/proc/no/such"], ["--out /proc/no/such: /proc cannot be written to", "name another"]),
+        (["run", "demo", "--data.dir", "/nowhere"], ["data.dir = '/nowhere' is not used by fashion-mini", "data.name"]),
+        (["run", "demo", "--clients.models", "cnn1,cnn2"], ["spaces between"]),
+        (["run", "demo", "--data.examples", "20"], ["fewer than one each", "data.examples", "clients.count"]),
+        (["run", "x" * 300], ["x" * 300 + ": File name too long"]),
+        (["inspect", "cnn1", "--shape=-1,3,3"], ["--shape -1,3,3", "whole numbers from 1"]),
+        (["inspect", "cnn1", "--shape", "0,3,3"], ["--shape 0,3,3", "whole numbers from 1"]),
+        (["inspect", "cnn1", "--shape", "99999,9999,9999"], ["9,997,900,119,999 numbers", "give at most"]),
+        (["inspect", "cnn1", "--classes", "0"], ["--classes 0", "a whole number from 1"]),
+        (["report", __file__], [f"{__file__}/about.json", "give a folder"]),
         (["compare", "demo", "--algorithms", "fedmd", "--seeds", "0,00"], ["--seeds 0,00", "each once"]),
         (["compare", "demo", "--algorithms", "fedmd", "--seeds", "0", "--seeds", "1"], ["--seeds is given twice"]),
         (["compare", "demo", "--algorithms", "fedmd", "--seeds="], ["--seeds needs a value"]),

@@ -84,6 +84,14 @@ def test_the_file_of_the_readme_and_the_default_agree() -> None:
         ("[algorithm]\ngroup = 4", ["unknown field algorithm.group", "did you mean 'algorithm.groups'?"]),
         ("[algorithm]\nstitch = 'heavy'", ["algorithm.stitch = 'heavy'", "light, full"]),
         ("[algorithm]\nname = 'local'\ngroups = 4", ["unknown field algorithm.groups"]),
+        ("[algorithm]\nname = 'fedavg'\ngroups = 3", ["unknown field algorithm.groups", "fedavg has no setting groups"]),
+        ("[algorithm]\nname = ['pfedhr']", ["algorithm.name = ['pfedhr']", "known are local"]),
+        ("[algorithm]\npreset = ['paper']", ["algorithm.preset = ['paper']", "known are paper"]),
+        ("[algorithm]\nstitch = ['full']", ["algorithm.stitch = ['full']", "light, full"]),
+        ("[public]\nlabelled = 'no'", ["public.labelled = 'no'", "choose true or false"]),
+        ("[plan]\nlearning_rate = inf", ["plan.learning_rate = inf", "above 0"]),
+        ("[plan]\nweight_decay = inf", ["plan.weight_decay = inf", "0, or a number above it"]),
+        ("[clients]\nmodels = ['cnn1,cnn2']", ["clients.models = ['cnn1,cnn2']", "with spaces between"]),
         ("workers = 0", ["workers = 0", "1 or more"]),
         ("device = 'tpu'", ["device = 'tpu'", "auto, cpu, cuda"]),
         ("name = 'a/b'", ["name = 'a/b'", "slash"]),
@@ -99,6 +107,20 @@ def test_what_is_wrong_is_named_with_its_place_and_a_remedy(text: str, words: li
 def test_a_data_option_out_of_range_is_named() -> None:
     with pytest.raises(DataError, match=r"data\.alpha = -1"):
         parse("[data]\nalpha = -1", "exp.toml")
+
+
+@pytest.mark.parametrize("name", ["fashion-mini", "sentences", "digits"])
+def test_a_folder_for_a_set_that_is_read_from_none_is_refused(name: str) -> None:
+    with pytest.raises(ExperimentError, match=f"data.dir = '/files' is not used by {name}: did you forget data.name?"):
+        override(Experiment(), ["--data.name", name, "--data.dir", "/files"])
+    for more in (["--data.name", "mnist"], ["--data.name", "own:load"], ["--data.name", name, "--public.name", "mnist"]):
+        assert override(Experiment(), ["--data.dir", "/files", *more]).data.dir == "/files"
+
+
+def test_a_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert load_experiment(str(file)).seed == 3
 
 
 def test_an_unknown_preset_is_named_with_the_nearest(tmp_path: Path) -> None:

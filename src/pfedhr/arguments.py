@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import tempfile
 from pathlib import Path
 
 from pfedhr.errors import PfedhrError
+
+LARGEST_INPUT = 2**28
+"""How many numbers an input may have that is made up to try a network on: a GB of them."""
 
 
 class UsageError(PfedhrError):
@@ -54,12 +60,41 @@ def count(option: str, value: str | None) -> int:
     return int(value or 1)
 
 
+def input_shape(option: str, value: str) -> tuple[int, ...]:
+    """Return the shape of an input, as in 3,32,32. Raises UsageError for sizes below 1, or too many numbers to make one up."""
+    sizes = [int(word) if word.isdecimal() else 0 for word in value.split(",")]
+    if min(sizes) < 1:
+        raise UsageError(f"{option} {value}: whole numbers from 1 with commas between them were expected, as in 3,32,32")
+    if math.prod(sizes) > LARGEST_INPUT:
+        raise UsageError(f"{option} {value}: an input of {math.prod(sizes):,} numbers; give at most {LARGEST_INPUT:,}")
+    return tuple(sizes)
+
+
 def folder(value: str | None, otherwise: str) -> Path:
-    """Return the folder of a study that --out names, or another. Raises UsageError if anything else is there."""
+    """Return the folder of a study that --out names, or another.
+
+    Raises UsageError if anything else is there, or if nothing can be written there.
+    """
     path = Path(value or otherwise)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out {path}: that is a file; name a folder")
     study = (path / "cells").is_dir() or any(path.glob("cells.csv")) or any(path.glob("*/*/cells.csv"))  # its runs may be gone
     if path.exists() and any(path.iterdir()) and not study:
         raise UsageError(f"--out {path}: that folder holds something else than a study; name another")
+    check_writable(path)
     return path
+
+
+def free_folder(name: str) -> Path:
+    """Return runs/NAME, or runs/NAME-2 and so on: the first that does not exist."""
+    candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(path for path in candidates if not path.exists())
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError if no folder can be made and filled at `path`; nothing of the trial is left."""
+    there = next(place for place in (path, *path.parents) if place.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UsageError(f"--out {path}: {there} cannot be written to ({error.strerror}); name another folder") from error

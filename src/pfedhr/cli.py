@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import errno
+import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pfedhr.arguments import UsageError, take
+from pfedhr.arguments import UsageError, check_writable, count, free_folder, input_shape, take
 from pfedhr.errors import PfedhrError
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ usage: pfedhr COMMAND ...
 Personalised federated learning among clients whose neural networks differ.
 
   pfedhr run PRESET-or-FILE.toml [--out DIR] [--engine in-process|flower] [--FIELD VALUE ...]
-                          run an experiment; `pfedhr run demo --help` lists every field;
+                          run an experiment; `pfedhr run demo --help` lists every field,
+                          `pfedhr run --help` the names of methods and networks;
                           --engine flower: on Flower's simulation, with the same numbers
   pfedhr run --resume DIR [--workers N | --engine flower]
                           go on with a run that was stopped, to the same end
@@ -40,27 +43,50 @@ Personalised federated learning among clients whose neural networks differ.
                           print a network's blocks; --tokens: its inputs are the
                           numbers of words, as in: inspect lstm --shape 12 --tokens
   pfedhr presets          list the presets
+  pfedhr --version        print the version
 
 MODEL is a name of the zoo or your own as package.module:factory."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk that has no room left."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit with 0, or with 2 and one paragraph on stderr where the user can mend the error."""
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if command in ("-h", "--help"):
+    try:
+        try:
+            _obey(command, rest)
+        finally:
+            sys.stdout.flush()  # when the interpreter does it, nobody can answer its error
+        return
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as of a program that the signal has ended
+    except PfedhrError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
+        reason += ": make room, then give the same command again" if error.errno in FULL else ""
+    print(f"pfedhr: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _obey(command: str, rest: list[str]) -> None:
+    if command == "--version":
+        from importlib.metadata import version
+
+        print("pfedhr", version("pfedhr"))
+        return
+    asks = {"-h", "--help"}
+    if command in asks or (command in COMMANDS and command != "run" and asks & set(rest)):  # of a run, it lists all fields
         print(USAGE)
         return
+    if command not in COMMANDS:
+        raise UsageError(f"unknown command {command!r}: known are {', '.join(COMMANDS)}; see pfedhr --help")
     sys.path.insert(0, "")  # "module:factory" is looked for where the user stands, too
-    try:
-        if command not in COMMANDS:
-            raise UsageError(f"unknown command {command!r}: known are {', '.join(COMMANDS)}; see pfedhr --help")
-        if command != "run" and {"-h", "--help"} & set(rest):  # of a run, the help lists all fields
-            print(USAGE)
-            return
-        COMMANDS[command](rest)
-    except PfedhrError as error:
-        print(f"pfedhr: {error}", file=sys.stderr)
-        sys.exit(2)
+    COMMANDS[command](rest)
 
 
 def run(arguments: list[str]) -> None:
@@ -77,17 +103,19 @@ def run(arguments: list[str]) -> None:
     out, arguments = take(arguments, "--out")
     workers: int | None = None
     if stopped:
-        count, arguments = take(arguments, "--workers")
-        if arguments or out or (count is not None and not (count.isdecimal() and int(count))):
+        given, arguments = take(arguments, "--workers")
+        if arguments or out:
             raise UsageError("--resume takes the run's directory, and --workers N if need be: a run goes on as it began")
-        if count and engine == "flower":
+        if given and engine == "flower":
             raise UsageError("--workers is for runs in-process: on Flower a run goes on with the number that it began with")
-        workers = int(count) if count else None
+        workers = count("--workers", given) if given else None
         path, experiment = Path(stopped), stored_experiment(Path(stopped))
     else:
         experiment = _experiment(arguments)
-        path = Path(out) if out else _free_directory(experiment.name)
+        path = Path(out) if out else free_folder(experiment.name)
+        check_writable(path)
     console = Console()
+    on = f"pfedhr run --resume {path}{' --engine flower' if engine == 'flower' else ''}"
     try:
         with ProgressDisplay(console) as display:
             if engine == "flower":
@@ -97,8 +125,13 @@ def run(arguments: list[str]) -> None:
             else:
                 outcomes = resume(path, display, workers) if stopped else start(experiment, path, display)
     except KeyboardInterrupt:
-        print(f"pfedhr: stopped; go on with: pfedhr run --resume {path}", file=sys.stderr)
+        begun = (path / "experiment.toml").exists()
+        print("pfedhr: stopped;", f"go on with: {on}" if begun else "nothing had begun", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if error.errno in FULL and (path / "experiment.toml").exists():
+            raise PfedhrError(f"{path}: {error.strerror}: make room, then {on}") from error
+        raise
     console.print(client_table(outcomes, experiment.algorithm.name))
     print(*filter(None, [better_off(outcomes)]), f"written to {path}", sep="\n")
 
@@ -116,10 +149,7 @@ def inspect(arguments: list[str]) -> None:
     tokens, arguments = "--tokens" in arguments, [word for word in arguments if word != "--tokens"]
     if len(arguments) != 1:
         raise UsageError("pfedhr inspect takes one MODEL, as in: pfedhr inspect cnn1 --shape 3,32,32 --classes 10")
-    try:
-        spec = ModelSpec(arguments[0], tuple(map(int, (shape or "3,32,32").split(","))), int(classes or 10))
-    except ValueError as error:
-        raise UsageError(f"--shape takes numbers with commas, --classes one number: {error}") from error
+    spec = ModelSpec(arguments[0], input_shape("--shape", shape or "3,32,32"), count("--classes", classes or "10"))
     Console().print(block_table(spec, torch.int64 if tokens else torch.float32))
 
 
@@ -180,6 +210,10 @@ def _experiment(arguments: list[str]) -> Experiment:
     from pfedhr.experiment_file import load_experiment, override
 
     if not arguments or arguments[0].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            print(USAGE)
+            _print_names()
+            sys.exit(0)
         raise UsageError("pfedhr run takes a preset or a file first, as in: pfedhr run demo; see pfedhr presets")
     name, *settings = arguments
     asked = [word for word in settings if word not in ("-h", "--help")]
@@ -188,6 +222,15 @@ def _experiment(arguments: list[str]) -> Experiment:
         _print_fields(experiment, name)
         sys.exit(0)
     return experiment
+
+
+def _print_names() -> None:
+    """Print what methods and networks are called."""
+    from pfedhr.algorithms import ALGORITHMS
+    from pfedhr.zoo import ZOO
+
+    for what, names in (("Methods, for --algorithm.name: ", ALGORITHMS), ("Networks, for --clients.models: ", ZOO)):
+        print("", *textwrap.wrap(what + ", ".join(names), 88, subsequent_indent="  ", break_on_hyphens=False), sep="\n")
 
 
 def _print_fields(experiment: Experiment, name: str) -> None:
@@ -203,9 +246,3 @@ def _print_fields(experiment: Experiment, name: str) -> None:
         default=experiment,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
-
-
-def _free_directory(name: str) -> Path:
-    """Return runs/NAME, or runs/NAME-2 and so on: the first that does not exist."""
-    candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
-    return next(path for path in candidates if not path.exists())

@@ -17,6 +17,7 @@ from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.local import Local
 from pfedhr.arguments import UsageError, count, folder, numbers, take, words
 from pfedhr.disk import write
+from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, load_experiment, override
 from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
@@ -83,6 +84,8 @@ def _methods(experiment: Experiment, names: Sequence[str], settings: Sequence[st
             prefix, dot, rest = word[2:].partition(".")
             target = own[prefix] if prefix in own and dot else common
             field = word.partition("=")[0].replace("-", "_").replace("__", "--", 1)
+            if dot and prefix in ALGORITHMS and prefix not in own:
+                raise UsageError(f"{word}: {prefix} is not in --algorithms, which has {', '.join(names)}")
             if prefix == "algorithm":
                 raise UsageError(f"{word}: say which method it is for, as in --{names[-1]}.{rest}")
             if field in ELSEWHERE:
@@ -90,7 +93,15 @@ def _methods(experiment: Experiment, names: Sequence[str], settings: Sequence[st
             word = f"--algorithm.{rest}" if target is not common else word
         target.append(word)
     experiment = override(experiment, common)
-    return experiment, {name: override(experiment, ["--algorithm.name", name, *given]).algorithm for name, given in own.items()}
+    return experiment, {name: _method(experiment, name, given) for name, given in own.items()}
+
+
+def _method(experiment: Experiment, name: str, given: Sequence[str]) -> Algorithm:
+    """Return the named method with the fields that are given. Raises UsageError, which calls fields as the user did."""
+    try:
+        return override(experiment, ["--algorithm.name", name, *given]).algorithm
+    except PfedhrError as error:
+        raise UsageError(str(error).replace("algorithm.", f"{name}.")) from error
 
 
 def _base(experiment: Experiment, path: Path) -> str:
@@ -161,6 +172,8 @@ def _show(place: Path) -> None:
         for columns, what in ((GAINS, "accuracy in %, differences in points [95 %]"), (COSTS, "a client and round; a round")):
             sheet = comparison_sheet(rows, f"{setting}: {what}").only(*columns)
             console.print(sheet.filled().console())
+    seeds = len({row.seed for row in results.cells})
+    print(f"[95 %]: with few seeds ({seeds} here) it is too narrow where seeds differ as much as clients do")
     print(f"written to {place}")
 
 

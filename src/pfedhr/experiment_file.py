@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pfedhr.algorithm import QUIET, Algorithm
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.data import reads_files
 from pfedhr.experiment import Experiment, ExperimentError
 
 
@@ -38,7 +39,7 @@ def load_experiment(name: str) -> Experiment:
 def read(path: Path) -> str:
     """Return the text of an experiment file. Raises ExperimentError if it is no text."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark of its encoding
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path} is not TOML: {error}") from error
 
@@ -55,7 +56,8 @@ def parse(text: str, place: str) -> Experiment:
 def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
     """Return the experiment with the fields that a command line sets: --plan.rounds 3 --clients.models cnn1 mlp.
 
-    Another --algorithm.name brings that method's defaults, an --algorithm.preset those of its preset. Raises ExperimentError.
+    Another --algorithm.name brings that method's defaults, an --algorithm.preset those of its preset. Raises ExperimentError,
+    also for a folder of data that neither the clients' nor the public set is read from.
     """
     table = tomllib.loads(dump(experiment))
     place = "the command line"
@@ -72,7 +74,10 @@ def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
             raise ExperimentError(f"--{name} {' '.join(values)} in {place}: one value was expected, not {len(values)}")
         section, _, field = name.rpartition(".")
         (table.setdefault(section, {}) if section else table)[field] = _from_words(kinds[name], values)
-    return _from_table(Experiment, table, "", place)
+    changed: Experiment = _from_table(Experiment, table, "", place)
+    if changed.data.dir and not (reads_files(changed.data.name) or reads_files(changed.public.name)):
+        raise ExperimentError(f"data.dir = {changed.data.dir!r} is not used by {changed.data.name}: did you forget data.name?")
+    return changed
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -128,14 +133,13 @@ def _from_table(cls: Any, table: Any, path: str, place: str) -> Any:
     kinds = typing.get_type_hints(cls)
     for key in table:
         if key not in known:
-            raise ExperimentError(
-                f"unknown field {path}{key} in {place}: {_nearest(key, known, path)}known are {', '.join(sorted(known))}"
-            )
+            names = f"known are {', '.join(sorted(known))}" if known else f"{cls.name} has no setting {key}"
+            raise ExperimentError(f"unknown field {path}{key} in {place}: {_nearest(key, known, path)}{names}")
     return cls(**{key: _from_value(kinds[key], value, f"{path}{key}", place) for key, value in table.items()})
 
 
 def _method(name: Any, place: str) -> type[Algorithm]:
-    if name in ALGORITHMS:
+    if isinstance(name, str) and name in ALGORITHMS:
         return ALGORITHMS[name]
     hint = _nearest(str(name), ALGORITHMS)
     raise ExperimentError(f"algorithm.name = {name!r} in {place}: {hint}known are {', '.join(ALGORITHMS)}")
@@ -143,7 +147,7 @@ def _method(name: Any, place: str) -> type[Algorithm]:
 
 def _preset(method: type[Algorithm], name: Any, place: str) -> dict[str, Any]:
     """Return the defaults that a method has under this name of a preset."""
-    if name in method.presets:
+    if isinstance(name, str) and name in method.presets:
         return dict(method.presets[name])
     known = f"known are {', '.join(method.presets)}" if method.presets else f"{method.name} has none"
     raise ExperimentError(f"algorithm.preset = {name!r} in {place}: {known}")
@@ -167,6 +171,8 @@ def _from_value(kind: Any, value: Any, path: str, place: str) -> Any:
         return float(value)
     wanted = list if typing.get_origin(kind) is tuple else kind
     if type(value) is not wanted or (wanted is list and not all(isinstance(item, str) for item in value)):
+        if wanted is bool:
+            raise ExperimentError(f"{path} = {value!r} in {place}: choose true or false")
         name = "list of strings" if wanted is list else wanted.__name__
         raise ExperimentError(f"{path} = {value!r} in {place}: a value of type {name} was expected")
     return tuple(value) if wanted is list else value

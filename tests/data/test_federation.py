@@ -230,8 +230,15 @@ def test_more_examples_than_there_are(own_set: Own) -> None:
 
 
 def test_a_client_left_without_test_examples_is_named(own_set: Own) -> None:
-    with pytest.raises(DataError, match="the test part of client 'client00' holds no examples: give at least one"):
+    with pytest.raises(DataError, match=r"client00 is left with 1 of 9 private examples.*data\.examples.*clients\.count"):
         build_federation(DataOptions(own_set(10), partition="iid"), PublicOptions(), 9, seed=0)
+
+
+@pytest.mark.parametrize("partition", ["iid", "classes", "dirichlet"])
+def test_too_few_examples_are_told_by_the_settings_that_give_more(own_set: Own, partition: Any) -> None:
+    data = DataOptions(own_set(40), examples=8, partition=partition)
+    with pytest.raises(DataError, match=r"have more examples \(data\.examples\).*\(clients\.count\)"):
+        build_federation(data, PublicOptions(), 20, seed=0)
 
 
 def part(count: int = 2, shape: tuple[int, ...] = (3,), label: int = 0, dtype: torch.dtype = torch.float32) -> Examples:
@@ -253,6 +260,7 @@ def test_a_federation_made_by_hand() -> None:
         (part(), part(dtype=torch.uint8), part(), r"test part of client 'north' .* type torch\.uint8"),
         (part(label=2), part(), part(), "train part of client 'north' has labels from 2 to 2, but there are 2 classes"),
         (part(), part(), part(label=-1), "the public part has labels from -1 to -1"),
+        (part(), Examples(torch.full((2, 3), torch.inf), part().labels), part(), "test part of client 'north' has NaN or inf"),
     ],
 )
 def test_a_federation_is_checked(train: Examples, test: Examples, public: Examples, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,74 @@ def test_own_function_is_checked(monkeypatch: pytest.MonkeyPatch, name: str, mes
         load(name)
 
 
-def test_a_failing_import_inside_the_users_module_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_broken.py").write_text("import package_that_is_absent\n")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import package_that_is_absent", "ModuleNotFoundError: No module named 'package_that_is_absent'"),
+        ("def load(:", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_failing_import_inside_the_users_module_is_not_hidden(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_broken.py").write_text(text + "\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="package_that_is_absent"):
+    with pytest.raises(DataError, match=f"data set 'own_broken:load': importing own_broken failed: {message}"):
         load("own_broken:load")
+
+
+def boom(directory: str) -> Dataset:
+    raise RuntimeError("boom")
+
+
+def takes_nothing() -> None: ...
+
+
+def without_labels(directory: str) -> Dataset:
+    return Dataset("mine", Examples(torch.zeros(2, 3), None), 2, mirror=False)  # type: ignore[arg-type]
+
+
+def lost(directory: str) -> Dataset:
+    raise FileNotFoundError(2, "No such file or directory", "images.pt")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (boom, "data set 'own_data:load' failed when called with data.dir = 'here': RuntimeError: boom"),
+        (takes_nothing, r"failed when called with data.dir = 'here': TypeError: takes_nothing\(\) takes 0 .* takes data.dir"),
+        (without_labels, "data set 'own_data:load': labels of type NoneType: give a torch.Tensor"),
+    ],
+)
+def test_an_own_function_that_fails_is_named(
+    function: Callable[..., object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_module(monkeypatch, load=function)
+    with pytest.raises(DataError, match=message):
+        load("own_data:load", "here")
+
+
+def test_a_file_that_an_own_function_misses_stays_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_module(monkeypatch, load=lost)
+    with pytest.raises(FileNotFoundError, match=r"images\.pt"):
+        load("own_data:load")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (
+            torch.tensor([[0.0, 1.0], [2.0, torch.nan], [torch.inf, 1.0]]),
+            "2 of 3 examples, the first at row 1",
+        ),
+        (torch.tensor([1.0, -torch.inf, 0.0]), "1 of 3 examples, the first at row 1"),
+        (torch.zeros(3, 2, requires_grad=True), r"require gradients: give inputs\.detach\(\)"),
+        (torch.eye(3).to_sparse(), r"sparse inputs: give dense ones"),
+    ],
+)
+def test_inputs_that_cannot_be_learnt_from_are_refused(inputs: torch.Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=f"data set 'mine' has .*{message}"):
+        Dataset("mine", Examples(inputs, torch.zeros(3, dtype=torch.int64)), 1, mirror=False)
 
 
 def test_dataset_checks_its_labels() -> None:

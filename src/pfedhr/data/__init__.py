@@ -5,7 +5,7 @@ from __future__ import annotations
 from pfedhr.data.examples import DataError, Examples, Public, Unlabelled, ready
 from pfedhr.data.federation import ClientData, DataOptions, Federation, Partition, PublicOptions, build_federation
 from pfedhr.data.partition import by_classes, dirichlet, holdout, iid, stratified
-from pfedhr.data.sources import NAMES, Dataset, load
+from pfedhr.data.sources import NAMES, Dataset, load, reads_files
 
 __all__ = [
     "NAMES",
@@ -25,6 +25,7 @@ __all__ = [
     "holdout",
     "iid",
     "load",
+    "reads_files",
     "ready",
     "stratified",
 ]

@@ -32,6 +32,22 @@ def check_labels(place: str, labels: Tensor, classes: int) -> None:
         )
 
 
+def check_inputs(place: str, inputs: Tensor) -> None:
+    """Raise DataError, naming `place`, unless `inputs` (n, ...), n >= 1, are plain numbers to learn from, and finite."""
+    if inputs.layout != torch.strided:
+        raise DataError(f"{place} has sparse inputs: give dense ones, as inputs.to_dense() makes them")
+    if inputs.requires_grad:
+        raise DataError(f"{place} has inputs that require gradients: give inputs.detach()")
+    if inputs.is_floating_point():
+        finite = inputs.reshape(len(inputs), -1).isfinite().all(1)
+        if not finite.all():
+            first, count = int(finite.int().argmin()), int((~finite).sum())
+            raise DataError(
+                f"{place} has NaN or infinity in the inputs of {count} of {len(inputs)} examples, the first at row {first}, "
+                "counted from 0: leave those out, or fill them in"
+            )
+
+
 @dataclass(frozen=True)
 class Examples:
     """Labelled examples: `inputs` (n, ...), uint8 images or tensors of any dtype; `labels` (n,) int64."""
@@ -40,6 +56,9 @@ class Examples:
     labels: Tensor
 
     def __post_init__(self) -> None:
+        for name, value in (("inputs", self.inputs), ("labels", self.labels)):
+            if not isinstance(value, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DataError(f"{name} of type {type(value).__name__}: give a torch.Tensor")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.inputs.shape[:1]:
             raise DataError(
                 f"labels of shape {tuple(self.labels.shape)} and type {self.labels.dtype} for inputs of "

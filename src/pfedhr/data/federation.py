@@ -1,4 +1,7 @@
-"""Who holds which examples: the clients' private train and test shares, and the server's public ones."""
+"""Who holds which examples: the clients' private train and test shares, and the server's public ones.
+
+An option out of range raises DataError, which names its field.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pfedhr.data.examples import DataError, Examples, Public, check_labels
+from pfedhr.data.examples import DataError, Examples, Public, check_inputs, check_labels
 from pfedhr.data.images import like
 from pfedhr.data.partition import ALPHAS, by_classes, dirichlet, holdout, iid, stratified
 from pfedhr.data.sources import Dataset, load
@@ -20,7 +23,7 @@ Partition = Literal["iid", "classes", "dirichlet"]
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The clients' data: which set, how much, how it is shared out. DataError names a field out of range."""
+    """The clients' data: which set, how much, how it is shared out."""
 
     name: str = "fashion-mini"
     """fashion-mini (embedded), mnist, fashion-mnist, cifar-10, svhn, digits (64 measurements), sentences (generated), or your
@@ -65,7 +68,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class PublicOptions:
-    """The server's public data. DataError names a field out of range."""
+    """The server's public data."""
 
     share: float = 0.1
     """Number of public examples, as a share of the clients' set; as many leave it even if another gives them; 0 = none."""
@@ -91,7 +94,7 @@ class Federation:
     """The private data of every client by its id, and the public data; inputs of any one dtype and shape.
 
     Labels lie in [0, classes); `mirror` says whether a left-right mirror image of a public one keeps its class. DataError
-    names the client that lacks examples, or whose inputs or labels do not fit the rest.
+    names the client that lacks examples, or whose inputs or labels do not fit the rest or cannot be learnt from.
     """
 
     clients: dict[str, ClientData]
@@ -116,6 +119,7 @@ class Federation:
                     f"{place} holds inputs of shape {tuple(inputs.shape[1:])} and type {inputs.dtype}, where "
                     f"the first client has {tuple(first.shape[1:])} and {first.dtype}: make them alike"
                 )
+            check_inputs(place, inputs)
             if isinstance(examples, Examples):
                 check_labels(place, examples.labels, self.classes)
 
@@ -162,6 +166,11 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
     held: dict[str, ClientData] = {}
     for number, share in enumerate(shares):
         client = f"client{number:0{width}}"
+        if len(share) < 2:
+            raise DataError(
+                f"{client} is left with {len(share)} of {len(pool)} private examples, and needs two, one to be tested on: "
+                "raise data.examples or data.shard_size, where they are above 0, or choose fewer clients (clients.count)"
+            )
         train, test = holdout(pool.labels[share], data.test_share, generator(seed, "holdout", client))
         held[client] = ClientData(pool.take(share[train]), pool.take(share[test]))
     return Federation(held, shared if public.labelled else shared.without_labels(), main.classes, source.mirror)

@@ -21,7 +21,9 @@ def iid(labels: Tensor, clients: int, rng: torch.Generator) -> tuple[Tensor, ...
     """Return random shares of all examples, sizes differing by at most one. DataError if one were empty."""
     _check_clients(clients)
     if len(labels) < clients:
-        raise DataError(f"{len(labels)} examples for {clients} clients: give at least one example a client")
+        raise DataError(
+            f"{len(labels)} examples for {clients} clients: have more examples (data.examples) or fewer clients (clients.count)"
+        )
     return torch.randperm(len(labels), generator=rng).tensor_split(clients)
 
 
@@ -52,11 +54,17 @@ def by_classes(
     most = torch.where(used > 0, available // used.clamp(min=1), len(labels))
     scarcest = int(most.argmin())
     size = shard_size or int(most[scarcest])
+    if most[scarcest] < 1:
+        raise DataError(
+            f"class {present[scarcest]} has {available[scarcest]} examples for {used[scarcest]} clients, fewer than one each: "
+            "have more examples (data.examples), fewer clients (clients.count) or fewer classes a client "
+            "(data.classes_per_client)"
+        )
     if not 1 <= size <= most[scarcest]:
         raise DataError(
             f"shards of {size} examples: class {present[scarcest]} has {available[scarcest]} examples for "
-            f"{used[scarcest]} clients, so the largest shard is {most[scarcest]}; give smaller shards, more "
-            "classes a client or fewer clients"
+            f"{used[scarcest]} clients, so the largest shard is {most[scarcest]}: give smaller shards "
+            "(data.shard_size), fewer clients (clients.count) or fewer classes a client (data.classes_per_client)"
         )
     shards = [
         iter((class_of == label).nonzero()[:, 0][torch.randperm(int(count), generator=rng)].split(size))
@@ -77,8 +85,8 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, rng: torch.Generator, 
         raise DataError(f"alpha = {alpha}: give a number from {ALPHAS[0]:g} to {ALPHAS[1]:g}")
     if not 1 <= minimum <= len(labels) // clients:
         raise DataError(
-            f"{len(labels)} examples for {clients} clients of at least {minimum}: have fewer clients, more "
-            f"examples, or a minimum from 1 to {len(labels) // clients}"
+            f"{len(labels)} examples for {clients} clients of at least {minimum}: have more examples (data.examples), "
+            f"fewer clients (clients.count), or a minimum from 1 to {len(labels) // clients}"
         )
     # torch's Dirichlet takes no generator.
     draws = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=rng)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import NamedTuple
 
-from pfedhr.data.examples import DataError, Examples, check_labels
+from pfedhr.data.examples import DataError, Examples, check_inputs, check_labels
 from pfedhr.data.files import Layout, read
 from pfedhr.data.formats import CLASSES, cifar_part, damaged, idx_part, pool, svhn_part
 from pfedhr.data.generated import TOPICS, sentences
@@ -54,7 +54,7 @@ class Dataset:
 
     Published sets hold uint8 images (n, channels, height, width); a set of the user's own may hold tensors of
     any dtype and shape. `mirror` says whether a left-right mirror image keeps its class. DataError if a label
-    is out of range.
+    is out of range, or inputs are sparse, require gradients, or hold NaN or infinity.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Dataset:
     def __post_init__(self) -> None:
         if len(self.examples) == 0:
             raise DataError(f"data set {self.name!r} holds no examples: give it some")
+        check_inputs(f"data set {self.name!r}", self.examples.inputs)
         check_labels(f"data set {self.name!r}", self.examples.labels, self.classes)
 
 
@@ -85,6 +86,11 @@ def load(name: str, directory: str = "", hub: bool = False) -> Dataset:
     source = _SOURCES[name]
     examples = load_from_hub(name) if hub and on_hub(name) else source.read(directory)
     return Dataset(name, examples, source.classes, source.mirror)
+
+
+def reads_files(name: str) -> bool:
+    """Say whether the set `name` is read from a folder, `data.dir`: a function of the user's own may be."""
+    return ":" in name or (name in _SOURCES and _SOURCES[name].files)
 
 
 def _embedded(directory: str) -> Examples:
@@ -120,16 +126,18 @@ class _Source(NamedTuple):
     read: Callable[[str], Examples]
     mirror: bool
     classes: int = CLASSES
+    files: bool = True
+    """Whether it is read from files in a folder."""
 
 
 _SOURCES = {
-    "fashion-mini": _Source(_embedded, mirror=True),
+    "fashion-mini": _Source(_embedded, mirror=True, files=False),
     "mnist": _Source(_idx(_MNIST), mirror=False),
     "fashion-mnist": _Source(_idx(FASHION), mirror=True),
     "cifar-10": _Source(_cifar, mirror=True),
     "svhn": _Source(_svhn, mirror=False),
-    "digits": _Source(lambda directory: digits(), mirror=False),
-    "sentences": _Source(lambda directory: sentences(), mirror=False, classes=len(TOPICS)),
+    "digits": _Source(lambda directory: digits(), mirror=False, files=False),
+    "sentences": _Source(lambda directory: sentences(), mirror=False, classes=len(TOPICS), files=False),
 }
 NAMES = tuple(_SOURCES)
 
@@ -140,16 +148,26 @@ def _own(name: str, directory: str) -> Dataset:
         raise DataError(f"data set {name!r} is not of the form 'package.module:function': name your function so")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the user's module was found; something that it imports was not
-        raise DataError(
-            f"data set {name!r}: there is no module {error.name!r} to import; install it, or put its folder on PYTHONPATH"
-        ) from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise DataError(
+                f"data set {name!r}: there is no module {error.name!r} to import; install it, or put its folder on PYTHONPATH"
+            ) from error
+        raise DataError(f"data set {name!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise DataError(f"data set {name!r}: {module_name} has no function {function_name!r}; name one that it has")
-    dataset = function(directory)
+    try:
+        dataset = function(directory)
+    except DataError as error:
+        raise DataError(f"data set {name!r}: {error}") from error
+    except OSError:
+        raise  # it names a file or a disk, and the command line tells it so
+    except Exception as error:
+        raise DataError(
+            f"data set {name!r} failed when called with data.dir = {directory!r}: {type(error).__name__}: {error}. A function "
+            f"takes data.dir and returns a pfedhr.Dataset"
+        ) from error
     if not isinstance(dataset, Dataset):
         raise DataError(f"data set {name!r}: the function returned {type(dataset).__name__}; return a pfedhr.data.Dataset")
     return dataset

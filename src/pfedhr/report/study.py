@@ -96,7 +96,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     path = folder / "about.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise ResultsError(
             f"{path} is missing or damaged: give a folder that holds a study's cells.csv and about.json"
         ) from error

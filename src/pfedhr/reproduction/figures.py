@@ -43,8 +43,9 @@ def draw_settings(target: Target, results: Results, data: str, path: Path) -> No
         for number, method in enumerate(methods):
             # Side by side within a value, so that intervals do not hide each other.
             places = [place + 0.12 * (number - (len(methods) - 1) / 2) for place in range(len(here))]
-            run = [(place, _percent(one, method)) for place, one in zip(places, held, strict=True) if method in one.methods]
-            _draw_method(axes, *zip(*run, strict=True), method, COLOURS[results.methods.index(method) % len(COLOURS)])
+            run = {place: one for place, one in zip(places, held, strict=True) if method in one.methods}
+            values = [_percent(one, method) for one in run.values()]
+            _draw_method(axes, list(run), values, method, COLOURS[results.methods.index(method) % len(COLOURS)])
             there = [published_beside(target.name, setting, method, data) for setting in here.values()]
             circles = [(place, one.percent) for place, one in zip(places, there, strict=True) if one]
             if circles:

@@ -52,6 +52,22 @@ def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
 
 
+class Tied(nn.Module):
+    """A network two of whose layers have one weight."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, classes)
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.second(self.first(inputs.flatten(1)).relu()).relu())
+
+
+def tied(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Tied(classes)
+
+
 def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
     """A network without a last linear layer, so without features."""
     return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())

@@ -140,6 +140,12 @@ def test_a_separable_task_is_learnt(algorithm: Algorithm) -> None:
     assert sum(accuracies) / len(accuracies) > 0.9
 
 
+@pytest.mark.parametrize("algorithm", [method for method in METHODS if method.id != "heterofl"])  # which slices CNN4 alone
+def test_a_network_with_tied_weights_takes_part(algorithm: Algorithm) -> None:
+    _, states = run(algorithm, suited(algorithm, "toy:tied", "mlp"), Schedule(3, 4))
+    assert None not in states.values()
+
+
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_one_client_alone_is_enough(algorithm: Algorithm) -> None:
     cohort = suited(algorithm, "cnn1", clients=1)

@@ -23,7 +23,7 @@ from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, Setup
 from pfedhr.algorithms.admission import unfit
 from pfedhr.algorithms.held import Held, KeepsShared
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
-from pfedhr.algorithms.private import common_weights, or_common, restore, train_privately, weights_of
+from pfedhr.algorithms.private import common_weights, or_common, train_privately, weights_of
 from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.uploads import (
@@ -33,12 +33,13 @@ from pfedhr.algorithms.uploads import (
     describe_network,
     learn_structures,
     mean_by_examples,
+    put_in,
     upload,
 )
 from pfedhr.inference import predict
 from pfedhr.learning import Training, soft_targets
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import Blueprint, Description, rebuild
+from pfedhr.reassembly import Blueprint, rebuild
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class FedDF(KeepsShared):
         inputs = view.train.ready(view.device).inputs
         description, shared = describe_network(view.network, inputs.dtype), None
         if description.blueprint.hash in message.weights:
-            shared = _own_names(view, description, state.weights, message.weights[description.blueprint.hash])
+            shared = put_in(view.network, description, state.weights, message.weights[description.blueprint.hash])
         weights, metrics = train_privately(view, or_common(shared, view.network, view.seed))
         return Held(weights, shared), upload(view.network, weights, inputs, message.known), metrics
 
@@ -184,13 +185,3 @@ def ensemble_logits(models: Iterable[nn.Module], view: ServerView) -> Tensor:
         total = total + predict(model.to(view.device), inputs)
         count += 1
     return total / count
-
-
-def _own_names(view: ClientView, description: Description, weights: Tensors, shared: Tensors) -> Tensors:
-    """Return `weights` of the client's network with everything that `shared` gives by the blueprint's names in its place."""
-    model = restore(view.network, weights)
-    held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    with torch.no_grad():  # in place, so that tied weights stay tied
-        for name, own in description.names.items():
-            held[own].copy_(shared[name])
-    return weights_of(model)

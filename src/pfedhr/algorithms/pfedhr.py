@@ -35,6 +35,7 @@ from pfedhr.algorithms.uploads import (
     deposit_sources,
     describe_network,
     learn_structures,
+    put_in,
     sources_of,
 )
 from pfedhr.data import Examples
@@ -157,7 +158,7 @@ class PFedHR(Teaching):
             return state.weights
         description = describe_network(view.network, view.train.ready(view.device).inputs.dtype)
         tuned = weights_in(message.teacher, cut(description.blueprint, self.most_blocks))
-        return state.weights if tuned is None else {own: tuned[name] for name, own in description.names.items()}
+        return state.weights if tuned is None else put_in(view.network, description, state.weights, tuned)
 
     def _fewest_blocks(self, lengths: Sequence[int]) -> int:
         """Return those of the shortest network where structures are averaged, for all may be of one."""
@@ -230,9 +231,9 @@ class PFedHR(Teaching):
     ) -> tuple[dict[str, Recipe], dict[Recipe, Teacher]]:
         """Return the chain of each client's structure, and the untuned network of each chain, the mean of its structure."""
         bank = deposit_sources(means, view.device)
-        chains = {one.structure: Recipe(bank.chain(name)) for name, one in means.items()}
-        networks = {chain: self._draft(chain, bank, means, view) for chain in chains.values()}
-        return {client: chains[source.structure] for client, source in uploads.items()}, networks
+        own = {one.structure: Recipe(bank.chain(name)) for name, one in means.items()}
+        chains = {client: own[source.structure] for client, source in uploads.items()}
+        return chains, {chain: self._draft(chain, bank, means, view) for chain in own.values()}
 
     def _choose(
         self, chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]

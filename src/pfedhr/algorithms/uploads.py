@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pfedhr.algorithms.averaging import weighted_mean
-from pfedhr.algorithms.private import restore
+from pfedhr.algorithms.private import restore, weights_of
 from pfedhr.inference import predict
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import ParcelError, Tensors
@@ -100,6 +100,16 @@ def upload(network: ModelSpec, weights: Tensors, inputs: Tensor, known: Collecti
     structure = description.blueprint.hash
     blueprint = None if structure in known else description.blueprint
     return Upload(structure, blueprint, description.weights(restore(network, weights)), len(inputs))
+
+
+def put_in(network: ModelSpec, description: Description, own: Tensors, given: Tensors) -> Tensors:
+    """Return the weights `own` of `network` with what is `given` under the blueprint's names in its place, ties as they were."""
+    model = restore(network, own)
+    held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    with torch.no_grad():  # in place, so that tied weights stay tied
+        for name, place in description.names.items():
+            held[place].copy_(given[name])
+    return weights_of(model)
 
 
 def learn_structures(known: Mapping[str, Blueprint], uploads: Mapping[str, Upload]) -> dict[str, Blueprint]:

@@ -103,7 +103,7 @@ def upload(network: ModelSpec, weights: Tensors, inputs: Tensor, known: Collecti
 
 
 def put_in(network: ModelSpec, description: Description, own: Tensors, given: Tensors) -> Tensors:
-    """Return the weights `own` of `network` with what is `given` under the blueprint's names in its place, ties as they were."""
+    """Return the weights `own` of `network` with what is `given`, by the blueprint's names, in its place, ties as they were."""
     model = restore(network, own)
     held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     with torch.no_grad():  # in place, so that tied weights stay tied

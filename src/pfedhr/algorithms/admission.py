@@ -100,10 +100,11 @@ def unfit(
     `tuned_in`: the batch size in which the server trains what it makes of them, 0 = none.
     """
     faults = miscounted(uploads)
+    inputs = view.public.take(torch.arange(min(2, len(view.public)))).ready(view.device).inputs
     for client, sent in uploads.items():
         try:
             (source,) = sources_of({client: sent}, learn_structures(known, {client: sent}), most).values()
-            if fault := _fault(source, view, tuned_in):
+            if fault := _fault(source, inputs, view, tuned_in):
                 faults[client] = fault
         # Whatever a client's network raises, where it meets sizes or values that the example in its blueprint did not show.
         except Exception as error:
@@ -112,9 +113,8 @@ def unfit(
     return faults
 
 
-def _fault(source: Source, view: ServerView, tuned_in: int) -> str | None:
-    """Return what is wrong with a network that can be cut, if anything; it may raise whatever its operations do."""
-    inputs = view.public.take(torch.arange(min(2, len(view.public)))).ready(view.device).inputs
+def _fault(source: Source, inputs: Tensor, view: ServerView, tuned_in: int) -> str | None:
+    """Return what is wrong with a network that can be cut, if anything, tried on `inputs`; it raises what its operations do."""
     taken, given = input_of(source.blueprint, 1), source.plans[-1].out_shape
     if (taken.dtype, taken.shape[1:], given) != (inputs.dtype, inputs.shape[1:], (view.classes,)):
         return f"its network leads from {str(taken.dtype)[6:]} {tuple(taken.shape[1:])} to {given}"

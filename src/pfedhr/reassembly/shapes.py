@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from pfedhr.parcel import ParcelError
-from pfedhr.reassembly.layer_shapes import run_recurrent
+from pfedhr.reassembly.layer_shapes import run_layer
 
 COUNT_LIMIT = 20_000
 """Layers of one blueprint, tensors in them and beside them, values, and items in all tuples that the values are."""
@@ -65,10 +65,7 @@ class _Shapes(fx.Interpreter):
         return value
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        layer = self.fetch_attr(target)
-        if isinstance(layer, nn.RNNBase):
-            return run_recurrent(layer, args, kwargs)
-        return super().call_module(target, args, kwargs)
+        return run_layer(self.fetch_attr(target), args, kwargs, again=False)
 
     def _check_call(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise ParcelError for a call that must not be made even on shapes, or never on numbers."""

@@ -13,7 +13,7 @@ from pfedhr.data import DataOptions, Examples, PublicOptions, build_federation
 from pfedhr.flower.new import new_app
 
 HERE = Path(__file__).parent
-CLIENTS = ("ada", "ben", "eve")
+CLIENTS = ("bank", "factory", "hospital")
 EXAMPLES = 600
 """How many of the embedded images are shared out."""
 

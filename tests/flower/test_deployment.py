@@ -26,27 +26,27 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 
 def test_a_killed_node_is_left_out_and_taken_back(deployed: Deployment) -> None:
-    """A SuperNode and its children die at work: the round ends with the others, and Eve learns again once it is back.
+    """A SuperNode and its children die at work: the round ends with the others, and the hospital learns again once it is back.
 
     For a minute Flower refuses it (exit code 305), until which it is started over and over. If it is taken back before the
     server has looked whether it was away, nobody says that its order died with it, and the round lasts as long as it may.
     """
     limit = 120.0
     results = deployed.results("killed-node", rounds=12, min_clients=2, round_timeout=limit)
-    run, eve = deployed.operator.run(results.parent), deployed.nodes["eve"]
+    run, hospital = deployed.operator.run(results.parent), deployed.nodes["hospital"]
     deployed.wait(lambda: rounds(results) >= 1, "end of round 1", 150)
-    done = set(running(eve.family.members(), "flwr-clientapp"))  # the work of a round that is over may be about to end
-    deployed.wait(lambda: bool(set(running(eve.family.members(), "flwr-clientapp")) - done), "work in a round", 100)
+    done = set(running(hospital.family.members(), "flwr-clientapp"))  # the work of a round that is over may be about to end
+    deployed.wait(lambda: bool(set(running(hospital.family.members(), "flwr-clientapp")) - done), "work in a round", 100)
     before = rounds(results)
-    eve.family.kill()
+    hospital.family.kill()
     deployed.wait(lambda: rounds(results) > before, "end of the round", limit + 60)
-    deployed.wait(lambda: "eve" in read_rounds(results)[-1]["losses"], "round with eve", 200)
+    deployed.wait(lambda: "hospital" in read_rounds(results)[-1]["losses"], "round with it again", 200)
     took_part = [sorted(one["losses"]) for one in read_rounds(results)]
-    assert took_part[0] == took_part[-1] == ["ada", "ben", "eve"]
-    assert ["ada", "ben"] in took_part
-    assert all({"ada", "ben"} <= set(names) for names in took_part)
-    assert all(one["active"] == ["ada", "ben", "eve"] for one in read_rounds(results))
-    assert "going on from round" not in eve.log.read_text()  # as it says if its state is not where it should be
+    assert took_part[0] == took_part[-1] == ["bank", "factory", "hospital"]
+    assert ["bank", "factory"] in took_part
+    assert all({"bank", "factory"} <= set(names) for names in took_part)
+    assert all(one["active"] == ["bank", "factory", "hospital"] for one in read_rounds(results))
+    assert "going on from round" not in hospital.log.read_text()  # as it says if its state is not where it should be
     kill(running(deployed.server.family.members(), "flwr-serverapp"))
     run.kill()
 
@@ -57,7 +57,7 @@ def test_five_rounds_have_the_numbers_of_a_run_without_network(deployed: Deploym
     deployed.run_to_end(results, 400)
     assert numbers(read_rounds(results)) == numbers(without_network(deployed, results))
     ended = {one.client: one for one in read_outcomes(results)}
-    assert list(ended) == ["ada", "ben", "eve"]
+    assert list(ended) == ["bank", "factory", "hospital"]
     assert len({one.parameters for one in ended.values()}) == 3
     run = (results / "flower-run").read_text()
     for node in deployed.nodes.values():
@@ -90,14 +90,14 @@ def test_a_run_outlives_its_server_app_and_its_superlink(deployed: Deployment) -
 
 def test_strangers_are_turned_away(deployed: Deployment) -> None:
     """A node that trusts another authority finds no server, and one whose key is not registered is refused."""
-    for name in ("zoe", "mal"):
+    for name in ("elsewhere", "stranger"):
         home = deployed.place / "clients" / name
-        shutil.copytree(deployed.nodes["ada"].home, home, ignore=shutil.ignore_patterns("states", "flower*", "key*"))
+        shutil.copytree(deployed.nodes["bank"].home, home, ignore=shutil.ignore_patterns("states", "flower*", "key*"))
         make_node_key(home / "key")
-    deployed.operator.register(deployed.place / "clients" / "zoe" / "key.pub")
+    deployed.operator.register(deployed.place / "clients" / "elsewhere" / "key.pub")
     make_certificates(deployed.place / "other")
-    shutil.copy(deployed.place / "other" / "ca.crt", deployed.place / "clients" / "zoe")
-    for name, reason in (("zoe", "CERTIFICATE_VERIFY_FAILED"), ("mal", "Failed to activate SuperNode")):
+    shutil.copy(deployed.place / "other" / "ca.crt", deployed.place / "clients" / "elsewhere")
+    for name, reason in (("elsewhere", "CERTIFICATE_VERIFY_FAILED"), ("stranger", "Failed to activate SuperNode")):
         with Node(deployed.place / "clients" / name, deployed.server, free_port()) as node:
             node.keep()
             deployed.wait(lambda node=node: node.process.poll() is not None, f"end of {name}", 60)

@@ -1,4 +1,4 @@
-"""Ada's network: a small convolutional one. No other machine has this file."""
+"""The bank's network: a small convolutional one. No other machine has this file."""
 
 from torch import nn
 

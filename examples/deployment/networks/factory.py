@@ -1,4 +1,4 @@
-"""Ben's network: linear layers only. No other machine has this file."""
+"""The factory's network: linear layers only. No other machine has this file."""
 
 from math import prod
 

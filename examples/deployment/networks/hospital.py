@@ -1,4 +1,4 @@
-"""Eve's network: residual blocks written by hand. No other machine has this file."""
+"""The hospital's network: residual blocks written by hand. No other machine has this file."""
 
 from torch import Tensor, nn
 from torch.nn import functional

@@ -23,7 +23,7 @@ from pfedhr.algorithms.teacher import teacher_network
 from pfedhr.algorithms.uploads import Upload
 from pfedhr.data import Partition
 from pfedhr.experiment_file import load_experiment
-from pfedhr.in_process import Cohort, alone
+from pfedhr.in_process import Cohort, sequential
 from pfedhr.launch import prepare
 from pfedhr.learning import evaluate
 from pfedhr.reassembly import rebuild
@@ -40,7 +40,7 @@ FORMS = {
 def measure() -> Iterator[Measurement]:
     """Yield how long the paper's step takes, what share of that each other form takes, and what their teachers know."""
     cohort = _cohort("iid")
-    uploads, view = _uploads(cohort), alone(lambda map: cohort.server_view(2, map))
+    uploads, view = _uploads(cohort), sequential(lambda map: cohort.server_view(2, map))
     forms = {"paper": PFedHR.paper(), **FORMS}
     teachers: dict[str, list[torch.nn.Module]] = {}
 
@@ -65,7 +65,7 @@ def _of_two_classes() -> Iterator[Measurement]:
     uploads = _uploads(cohort)
     donors = _accuracies(cohort, _donors(uploads))
     yield Measurement("two classes, donors' accuracy", donors, "", note="on all classes")
-    taught = _teachers(PFedHR(), uploads, alone(lambda map: cohort.server_view(2, map)))
+    taught = _teachers(PFedHR(), uploads, sequential(lambda map: cohort.server_view(2, map)))
     limit = Target(max(donors), at_least=True)
     yield Measurement("two classes, teachers' accuracy", _accuracies(cohort, taught), "", limit)
 

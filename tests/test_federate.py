@@ -5,16 +5,18 @@ import os
 from collections.abc import Mapping
 
 import pytest
+import torch
 from toy import make_cohort
 
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.own import Nothing
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.federate import Schedule, federate, select
-from pfedhr.in_process import InProcess, Workers
+from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.learning import Training, TrainingError
 from pfedhr.parcel import pack
 from pfedhr.processes import WorkerError
+from pfedhr.reassembly.vocabulary import registered
 from pfedhr.transport import Admit, Order, Report
 
 CLIENTS = [f"client{number:02}" for number in range(10)]
@@ -83,6 +85,30 @@ def end_abruptly(cohort: object) -> None:
 def test_a_worker_that_ends_is_told_in_words() -> None:
     with Workers(make_cohort("mlp"), 2) as workers, pytest.raises(WorkerError, match="worker process ended"):
         list(workers.run(end_abruptly, [(), ()]))
+
+
+def known_layers(cohort: Cohort) -> list[str]:
+    return [name for name in registered if name == "Scaled"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_process_knows_the_layers_that_a_users_module_registers(count: int) -> None:
+    """A teacher may hold them where nobody has built the network that they are from."""
+    with Workers(make_cohort("toy_layers:network", "mlp"), count) as workers:
+        workers.cohort.build_networks()  # as all that is checked before a run does
+        assert list(workers.run(known_layers, [()] * 4)) == [["Scaled"]] * 4
+
+
+def repeats_itself(cohort: Cohort) -> tuple[int, bool]:
+    return torch.get_num_threads(), torch.backends.cudnn.deterministic
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_sums_come_in_one_order_in_every_process(count: int) -> None:
+    before = torch.get_num_threads(), torch.backends.cudnn.deterministic
+    with Workers(make_cohort("mlp"), count) as workers:
+        assert list(workers.run(repeats_itself, [()] * 2)) == [(1, True)] * 2
+    assert (torch.get_num_threads(), torch.backends.cudnn.deterministic) == before
 
 
 class Peculiar(Exception):

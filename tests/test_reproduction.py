@@ -182,6 +182,10 @@ def test_seeds_are_added_to_tables_whose_runs_are_gone(figure6: Path, tmp_path: 
     assert {path.name for path in (place / "experiments").iterdir()} == {
         path.name for path in (figure6 / "experiments").iterdir()
     }
+    kept = (place / "cells.csv").read_bytes()
+    with pytest.raises(ResultsError, match="tells of 16 runs whose files are gone"):
+        reproduce(TARGETS["figure6"], SCALE, [TOY_SET], "", [2], tmp_path, 1, Told())
+    assert (place / "cells.csv").read_bytes() == kept
     (place / "cells.csv").write_text("nonsense")
     with pytest.raises(ResultsError, match="holds no rows"):
         reproduce(TARGETS["figure6"], SCALE, [TOY_SET], "", [0], tmp_path, 1, Told())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -131,6 +132,11 @@ def test_missing_and_other_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "clients.csv").write_text("setting,method\niid,local\n")
     with pytest.raises(ResultsError, match="are not those of results"):
         read_results(tmp_path)
+    cells = ",".join(one.name for one in dataclasses.fields(CellRow))
+    for row in ("iid,local,0", f"{cells},more,than,that"):
+        (tmp_path / "cells.csv").write_text(f"{cells}\n{row}\n")
+        with pytest.raises(ResultsError, match="are not those of results"):
+            read_results(tmp_path)
     (tmp_path / "cells.csv").write_text("setting,method\n")
     (tmp_path / "clients.csv").write_text("setting,method\n")
     with pytest.raises(ResultsError, match="holds no rows"):

@@ -218,6 +218,27 @@ def test_a_run_that_fails_is_named_and_stops_no_other(cells: list[Cell], store: 
     assert len(collect([more[2], *cells], path).cells) == 5
 
 
+def faulty_once(directory: str) -> Dataset:
+    """A data set that is there whenever it is wanted but the second time."""
+    calls = Path(directory) / "calls"
+    count = int(calls.read_text()) + 1 if calls.exists() else 1
+    calls.write_text(str(count))
+    if count == 2:
+        raise OSError("no space left")
+    return quarters(directory)
+
+
+def test_a_run_that_failed_before_it_began_can_be_run_again(tmp_path: Path) -> None:
+    experiment = replace(BASE, data=replace(BASE.data, name=f"{__name__}:faulty_once", dir=str(tmp_path)))
+    (cell,) = cells_of([Setting("toy", experiment, {"local": Local()})], [0])
+    path = tmp_path / "store"
+    assert list(run_cells([cell], path, 1, Told())) == [cell.folder]
+    assert (path / cell.folder / "failure.txt").exists()
+    assert run_cells([cell], path, 1, Told()) == {}
+    assert is_finished(path / cell.folder)
+    assert not (path / cell.folder / "failure.txt").exists()
+
+
 def test_a_study_killed_in_its_midst_goes_on(cells: list[Cell], store: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "toy.toml", tmp_path / "out"
     file.write_text(dump(replace(BASE, algorithm=TINY)))
@@ -238,12 +259,13 @@ def test_a_study_killed_in_its_midst_goes_on(cells: list[Cell], store: Path, tmp
 
 
 def test_where_the_files_of_a_known_set_lie_makes_no_other_cell() -> None:
-    def folder(name: str, directory: str) -> str:
-        data = replace(BASE.data, name=name, dir=directory)
-        return cells_of([Setting("x", replace(BASE, data=data), {"local": Local()})], [0])[0].folder
+    def folder(name: str, directory: str, public: str = "") -> str:
+        data, other = replace(BASE.data, name=name, dir=directory), replace(BASE.public, name=public)
+        return cells_of([Setting("x", replace(BASE, data=data, public=other), {"fedmd": FedMD()})], [0])[0].folder
 
     assert folder("mnist", "here") == folder("mnist", "./there/")
     assert folder("own:data", "here") != folder("own:data", "there")
+    assert folder("mnist", "here", "own:data") != folder("mnist", "there", "own:data")
 
 
 @pytest.mark.parametrize(("method", "words"), [(FedAvg(), "clients.models"), (FedProto(), "clients.features")])

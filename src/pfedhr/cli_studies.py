@@ -22,10 +22,10 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, load_experiment, override
 from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
 from pfedhr.report.console import CellsDisplay
-from pfedhr.report.study import read_about, write_rows
+from pfedhr.report.study import check_kept, read_about, write_rows
 from pfedhr.reproduction import SCALES, TARGETS, beside_sheet, redraw, reproduce
 from pfedhr.results import read_results, told_runs
-from pfedhr.study import Setting, StudyError, cells_of, run_cells
+from pfedhr.study import Setting, StudyError, cells_of, run_cells, without_place
 
 SEEDS = "0,1,2,3,4"
 GAINS = ("method", "mean", "worst client", "better / worse off", "to local", "to pfedhr")
@@ -57,6 +57,7 @@ def compare(arguments: list[str]) -> None:
     cells = cells_of([Setting(experiment.name, experiment, methods)], numbers("--seeds", seeds or SEEDS))
     at_once, store = count("--workers", workers), path / "cells"
     told = told_runs([path] if (path / "cells.csv").exists() else [])
+    check_kept(cells, store, path)
     failed = _watched(lambda display: run_cells(cells, store, at_once, display, told), path)
     missing = write_rows(cells, store, path, told)
     if missing is not None:
@@ -106,7 +107,7 @@ def _method(experiment: Experiment, name: str, given: Sequence[str]) -> Algorith
 
 def _base(experiment: Experiment, path: Path) -> str:
     """Return what all methods share. Raises UsageError if the comparison in `path` is of another: its tables would be lost."""
-    text = dump(replace(experiment, seed=0, workers=1, compare_local=False, algorithm=Local()))
+    text = dump(replace(without_place(experiment), seed=0, workers=1, compare_local=False, algorithm=Local()))
     file = path / BASE
     if file.exists() and file.read_text(encoding="utf-8") != text:
         raise UsageError(f"--out {path}: the comparison there is of another experiment ({file}); name another folder")

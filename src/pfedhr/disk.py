@@ -58,6 +58,8 @@ def csv_row(cls: type[Row], record: Mapping[str, str]) -> Row:
 
     A column that the record lacks has its default. Raises KeyError or ValueError if the cells do not fit.
     """
+    if None in record or None in record.values():
+        raise ValueError("a row has more or fewer cells than the head")
     defaults = {item.name for item in fields(cls) if item.default is not MISSING}  # pyright: ignore[reportArgumentType]
     return cls(
         **{name: _value(kind, record[name]) for name, kind in _kinds(cls).items() if name in record or name not in defaults}

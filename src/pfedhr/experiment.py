@@ -160,11 +160,8 @@ class Experiment:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device that `device` stands for. On CUDA equal runs are equal from here on, for whatever engine asks."""
-        chosen = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        if chosen == "cuda":
-            torch.backends.cudnn.deterministic = True  # else gradients are summed in another order each time
-        return torch.device(chosen)
+        """The device that `device` stands for."""
+        return torch.device(self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _require(holds: bool, place: str, value: Any, remedy: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pfedhr.algorithm import Algorithm, Metrics, ServerView
-from pfedhr.inference import one_thread
+from pfedhr.inference import repeatable
 from pfedhr.parcel import ParcelError, pack, tensors_in, unpack
 from pfedhr.seeding import generator
 from pfedhr.transport import LOG, Order, Scores, Transport
@@ -85,7 +85,7 @@ class Admission:
         # Minus infinity has a place: attention masks are made of it.
         broken = [client for client, reply in opened.items() if any(not _sound(value) for value in tensors_in(reply))]
         refused |= dict.fromkeys(broken, "it holds values that are not finite")
-        with one_thread():
+        with repeatable():
             refused |= self._algorithm.faults(self._server, _without(opened, refused), self._view)
         for client, why in refused.items():
             LOG.warning("the reply of client %s in round %d is refused: %s", client, self._view.round, why)
@@ -158,7 +158,7 @@ def _run_round(
     scores = {**progress.scores, **{client: report.scores for client, report in reports.items() if report.scores}}
     replies = {client: report.reply for client, report in reports.items() if report.reply is not None}
     server_start = time.perf_counter()
-    with one_thread():
+    with repeatable():
         server, metrics = algorithm.server_step(server, {client: admission.taken[client] for client in replies}, view)
     server_seconds = time.perf_counter() - server_start
     unscored = frozenset(unscored - {client for client, report in reports.items() if report.scores})

@@ -10,9 +10,9 @@ import torch
 
 from pfedhr.algorithm import Algorithm, ClientView, Map, ServerView
 from pfedhr.data import Federation
-from pfedhr.inference import one_thread
+from pfedhr.inference import repeatable
 from pfedhr.learning import Privacy, Training
-from pfedhr.models import ModelSpec
+from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import pack, unpack
 from pfedhr.processes import Processes
 from pfedhr.transport import Admit, Order, Report, handle
@@ -73,6 +73,11 @@ class Cohort:
             device=self.device,
         )
 
+    def build_networks(self) -> None:
+        """Build every network once: a user's module may register layers, which any process may meet in a teacher."""
+        for network in set(self.networks.values()):
+            build(network, 0)
+
     def server_view(self, round: int, map: Map) -> ServerView:
         """Return what the server may see in `round`."""
         data = self.federation
@@ -106,7 +111,7 @@ class Workers:
         if self._processes:
             yield from self._processes.run(_with_cohort, ((task, each) for each in arguments))
             return
-        with one_thread():
+        with repeatable():
             for each in arguments:
                 yield task(self.cohort, *each)
 
@@ -163,11 +168,11 @@ def _step(cohort: Cohort, algorithm: Algorithm, client: str, order: Order, state
 
 
 def _work(cohort: Cohort, work: Callable[[Any, ServerView], Any], kind: type[Any], job: bytes, round: int) -> bytes:
-    view = alone(lambda map: cohort.server_view(round, map))
+    view = sequential(lambda map: cohort.server_view(round, map))
     return pack(work(unpack(kind, job), view))
 
 
-def alone(view_with: Callable[[Map], ServerView]) -> ServerView:
+def sequential(view_with: Callable[[Map], ServerView]) -> ServerView:
     """Return the view of a server whose work is done one after the other in this process."""
 
     def one_by_one(work: Callable[[Job, ServerView], Result], jobs: Sequence[Job], result: type[Result]) -> list[Result]:
@@ -184,6 +189,7 @@ _cohort: Cohort | None = None
 def _hold_cohort(federation: bytes, rest: dict[str, Any]) -> None:
     global _cohort
     _cohort = Cohort(federation=unpack(Federation, federation), **rest)
+    _cohort.build_networks()
 
 
 def _with_cohort(task: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pfedhr.heads import adapt
+from pfedhr.imports import NotFoundError, imported
 from pfedhr.inference import inference
 from pfedhr.seeding import seeded
 from pfedhr.zoo import ZOO, ModelError, Shape
@@ -98,18 +98,11 @@ def _find(name: str) -> Callable[[Shape, int], Any]:
     """Return the factory called `name`; raise ModelError naming the nearest known names."""
     if name in ZOO:
         return ZOO[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         near = difflib.get_close_matches(name, ZOO, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ModelError(f"unknown model {name!r}: {hint}known are {', '.join(ZOO)}, or your own as 'package.module:factory'")
     try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(
-            f"model {name!r} was not found: {error}. Write 'package.module:factory', and install the package or start "
-            f"in the folder that holds it"
-        ) from error
-    if not callable(factory):
-        raise ModelError(f"model {name!r} is a {type(factory).__name__}, not a function of (shape, classes)")
-    return factory
+        return imported(name)
+    except NotFoundError as error:
+        raise ModelError(f"model {name!r}: {error}") from error

@@ -16,9 +16,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.resource_tracker import ensure_running
 from typing import Any, TypeVar
 
-import torch
-
 from pfedhr.errors import PfedhrError
+from pfedhr.inference import be_repeatable
 
 AHEAD = 8
 """How many tasks a process may have waiting."""
@@ -93,7 +92,7 @@ def _uninterrupted() -> Generator[None]:
 
 def _begin(lifeline: Connection, prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    torch.set_num_threads(1)
+    be_repeatable()
     if prepare:
         prepare(*arguments)
 

@@ -21,10 +21,11 @@ from pfedhr.disk import locked, write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
-from pfedhr.inference import one_thread
+from pfedhr.inference import repeatable
 from pfedhr.launch import Silent, prepare, resume, start
 from pfedhr.machine import machine, versions
 from pfedhr.processes import Processes, WorkerError
+from pfedhr.run import FAILURE
 
 MADE = "made.json"
 """Holds, in a run's folder, the versions and the machine that it was made by, and when."""
@@ -55,10 +56,7 @@ class Cell:
     @property
     def kind(self) -> str:
         """A name for the run but for its seed. Equal experiments share it, whatever a setting calls the method."""
-        data = self.experiment.data
-        if data.name in NAMES:  # the files of a known set are the same wherever they lie
-            data = replace(data, dir="")
-        text = dump(replace(self.experiment, seed=0, data=data))
+        text = dump(replace(without_place(self.experiment), seed=0))
         return f"{self.experiment.algorithm.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     @property
@@ -67,7 +65,13 @@ class Cell:
         return f"{self.kind}/seed{self.seed}"
 
 
-class Watcher(Protocol):
+def without_place(experiment: Experiment) -> Experiment:
+    """Return the experiment without the folder of its data, where that holds known sets alone: they are the same anywhere."""
+    known = experiment.data.name in NAMES and experiment.public.name in ("", *NAMES)
+    return replace(experiment, data=replace(experiment.data, dir="")) if known else experiment
+
+
+class CellWatcher(Protocol):
     """Told of what becomes of cells."""
 
     def begin(self, cells: int, done: int) -> None:
@@ -100,7 +104,7 @@ def _experiment(setting: Setting, algorithm: Algorithm, seed: int) -> Experiment
 
 
 def run_cells(
-    cells: Iterable[Cell], store: Path, workers: int, watch: Watcher, told: Collection[str] = frozenset()
+    cells: Iterable[Cell], store: Path, workers: int, watch: CellWatcher, told: Collection[str] = frozenset()
 ) -> dict[str, str]:
     """Run every cell that is not finished in `store`, `workers` at a time; one that was stopped goes on where it stood.
 
@@ -142,7 +146,7 @@ def _run_all(cells: Sequence[Cell], store: Path, workers: int) -> Iterator[str]:
     """Yield why each cell failed, or nothing, in order; if a process ends in its midst, for all that are left."""
     tasks = [(dump(cell.experiment), store / cell.folder) for cell in cells]
     if workers == 1 or len(cells) < 2:
-        with one_thread():
+        with repeatable():
             for task in tasks:
                 yield _run_cell(*task)
         return
@@ -159,6 +163,7 @@ def _run_all(cells: Sequence[Cell], store: Path, workers: int) -> Iterator[str]:
 def _run_cell(experiment: str, path: Path) -> str:
     """Run, or go on with, a cell; return why it failed, or nothing. Of a finished run, states and networks are not kept."""
     try:
+        (path / FAILURE).unlink(missing_ok=True)
         if (path / "experiment.toml").exists():
             write(path / "experiment.toml", experiment.encode())  # the folder of the data may be another by now
             resume(path, Silent())
@@ -170,8 +175,8 @@ def _run_cell(experiment: str, path: Path) -> str:
     except PfedhrError as error:
         return str(error)
     except Exception as error:  # of whatever kind it is: other runs shall not fail with this one
-        write(path / "failure.txt", traceback.format_exc().encode())
-        return f"{type(error).__name__}: {error} (all of it in {path / 'failure.txt'})"
+        write(path / FAILURE, traceback.format_exc().encode())
+        return f"{type(error).__name__}: {error} (all of it in {path / FAILURE})"
     return ""
 
 

@@ -10,6 +10,7 @@ from test_own_teachers import OWN, teachers_of
 from torch import Tensor
 from toy import equal, make_cohort
 
+from pfedhr.algorithms import teaching
 from pfedhr.algorithms.lessons import Lesson
 from pfedhr.algorithms.teacher import Teacher, teacher_network
 from pfedhr.algorithms.teaching import beyond_chance
@@ -27,6 +28,31 @@ def test_what_is_known_beyond_chance_is_counted_among_the_labels_that_there_are(
     assert beyond_chance(says_another, labels) == 0.5  # both are told apart
     says_another[2, 3] = 1.0
     assert beyond_chance(says_another, labels) == pytest.approx((2 / 3 + 1) / 2 - 1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "declined"),
+    [
+        (0.24, 0.5, True),
+        (0.26, 0.5, False),
+        (-0.01, 0.0, True),
+        (0.0, 0.0, False),
+        (-0.05, -0.1, False),  # half of less than chance is more than that
+        (-0.1, -0.1, False),
+        (-0.11, -0.1, True),
+    ],
+)
+def test_who_knows_less_than_chance_declines_what_knows_less_still(
+    theirs: float, own: float, declined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = make_cohort("mlp")
+    view = cohort.client_view("client00", 2)
+    careful = dataclasses.replace(OWN, start="teacher", decline_below=0.5)
+    knowledge = iter([theirs, own])
+    monkeypatch.setattr(teaching, "beyond_chance", lambda logits, labels: next(knowledge))
+    lesson = Lesson(teachers_of(OWN, cohort)["client00"], ())
+    _, _, metrics = careful.client_step(careful.init_client(view), lesson, view)
+    assert metrics.get("declined", 0) == declined
 
 
 def test_a_client_declines_a_teacher_that_knows_too_little_of_its_classes() -> None:

@@ -11,7 +11,7 @@ from test_contract import run
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms.consensus import Consensus, PublicScores
+from pfedhr.algorithms.consensus import Consensus, PublicLogits
 from pfedhr.algorithms.fccl import FCCL, Rooted, correlation_loss, standardise
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.own import Own
@@ -137,10 +137,10 @@ def test_collaboration_lowers_the_loss_against_a_fixed_mean() -> None:
 
 def test_the_consensus_is_the_plain_mean_of_those_who_replied() -> None:
     view = InProcess(FCCL(), Workers(make_cohort("mlp"))).server_view(3)
-    replies = {"b": PublicScores(torch.tensor([[4.0, 0.0]])), "a": PublicScores(torch.tensor([[0.0, 2.0]]))}
+    replies = {"b": PublicLogits(torch.tensor([[4.0, 0.0]])), "a": PublicLogits(torch.tensor([[0.0, 2.0]]))}
     server, _ = FCCL().server_step(Consensus(None, 0), replies, view)
-    assert server.scores is not None
-    assert torch.equal(server.scores, torch.tensor([[2.0, 1.0]]))
+    assert server.logits is not None
+    assert torch.equal(server.logits, torch.tensor([[2.0, 1.0]]))
     assert server.round == 3
     assert FCCL().server_step(server, {}, view)[0] is server
 

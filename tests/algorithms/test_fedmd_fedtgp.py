@@ -10,7 +10,7 @@ from test_contract import run
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms.consensus import Consensus, PublicScores
+from pfedhr.algorithms.consensus import Consensus, PublicLogits
 from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedtgp import FedTGP, Trainable, adaptive_margin, margin_loss
 from pfedhr.algorithms.local import Local
@@ -27,13 +27,13 @@ from pfedhr.parcel import unpack
 def test_the_consensus_is_the_plain_mean() -> None:
     view = InProcess(FedMD(), Workers(make_cohort("mlp"))).server_view(3)
     logits = torch.randn(5, 4)
-    server, _ = FedMD().server_step(Consensus(None, 0), {"a": PublicScores(logits), "b": PublicScores(-logits)}, view)
-    assert server.scores is not None
-    assert torch.equal(server.scores, torch.zeros(5, 4))
+    server, _ = FedMD().server_step(Consensus(None, 0), {"a": PublicLogits(logits), "b": PublicLogits(-logits)}, view)
+    assert server.logits is not None
+    assert torch.equal(server.logits, torch.zeros(5, 4))
     assert server.round == 3
-    alone, _ = FedMD().server_step(server, {"a": PublicScores(logits)}, view)
-    assert alone.scores is not None
-    assert torch.equal(alone.scores, logits)  # one client: its own scores, so a digest loss of 0
+    alone, _ = FedMD().server_step(server, {"a": PublicLogits(logits)}, view)
+    assert alone.logits is not None
+    assert torch.equal(alone.logits, logits)  # one client: its own logits, so a digest loss of 0
     kept, _ = FedMD().server_step(alone, {}, view)
     assert kept is alone
 
@@ -59,8 +59,8 @@ def test_without_public_steps_fedmd_learns_as_if_alone() -> None:
 def test_one_public_example_is_enough_to_align_on() -> None:
     results, _ = run(FedMD(public_examples=1), make_cohort("mlp"), Schedule(2, 4))
     server = unpack(Consensus, results[-1].progress.server)
-    assert server.scores is not None
-    assert server.scores.shape == (1, 4)
+    assert server.logits is not None
+    assert server.logits.shape == (1, 4)
 
 
 @pytest.mark.parametrize(

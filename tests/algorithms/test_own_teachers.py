@@ -13,17 +13,20 @@ from torch import Tensor
 from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithms import pfedhr
 from pfedhr.algorithms.lessons import Lesson, Taught
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, restore
+from pfedhr.algorithms.solving import head_outputs
 from pfedhr.algorithms.teacher import Teacher, teacher_network, weights_in
 from pfedhr.algorithms.tuning import TuningJob, tune
 from pfedhr.algorithms.uploads import describe_network, upload
+from pfedhr.data import Examples, Public
 from pfedhr.federate import Schedule, federate
-from pfedhr.in_process import Cohort, InProcess, Workers, alone
+from pfedhr.in_process import Cohort, InProcess, Workers, sequential
 from pfedhr.inference import predict
 from pfedhr.learning import Training
-from pfedhr.parcel import unpack
+from pfedhr.parcel import pack, unpack
 from pfedhr.reassembly import cut
 
 OWN = PFedHR.paper(groups=3, candidates=2, tuning_epochs=1, probe=8, teachers="own")
@@ -51,9 +54,51 @@ def teachers_of(algorithm: PFedHR, cohort: Cohort) -> dict[str, Teacher]:
         client: upload(view.network, initial_weights(view), view.train.ready(view.device).inputs, ())
         for client, view in views.items()
     }
-    view = alone(lambda map: cohort.server_view(1, map))
+    view = sequential(lambda map: cohort.server_view(1, map))
     server, _ = algorithm.server_step(algorithm.init_server(view), sent, view)
     return {client: server.made[name] for client, name in server.waiting.items()}
+
+
+SOLVED = {"teachers": "reassembled", "stitch_start": "solved", "tuning_epochs": 0}
+
+
+@pytest.mark.parametrize(
+    ("form", "use"),
+    [
+        ({**SOLVED, "tuning_targets": "cohort"}, "inputs at the server"),
+        ({**SOLVED, "stitch_start": "random"}, "inputs at the server"),
+        ({"teachers": "own", "tuning_epochs": 1}, "labels at the server"),
+        ({"teachers": "own", "tuning_epochs": 1, "tuning_targets": "cohort"}, "inputs at the server"),
+    ],
+)
+def test_labels_are_said_to_be_used_where_they_are(form: dict[str, Any], use: str) -> None:
+    """Other labels give other teachers, or the same ones."""
+    algorithm = PFedHR.paper(**{"groups": 3, "candidates": 8, "tuning_targets": "both", "probe": 8, **form})
+    assert algorithm.public_use(labelled=True) == use
+    cohort = make_cohort("cnn1", "mlp")
+    public = cohort.federation.public
+    assert isinstance(public, Examples)
+    other = dataclasses.replace(public, labels=(public.labels + 1) % 4)
+    changed = dataclasses.replace(cohort, federation=dataclasses.replace(cohort.federation, public=other))
+    first, second = (
+        pack({client: one.weights for client, one in teachers_of(algorithm, held).items()}) for held in (cohort, changed)
+    )
+    assert (first != second) is (use == "labels at the server")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_labels_that_heads_are_solved_for_are_said_to_be_used(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm = PFedHR.paper(**SOLVED, groups=3, tuning_targets="both" if labelled else "cohort", probe=8)
+    led_to = list[Tensor]()
+
+    def watched(mean: Tensor, public: Public, labels: bool) -> Tensor:
+        led_to.append(head_outputs(mean, public, labels) - head_outputs(mean, public, False))
+        return led_to[-1]
+
+    monkeypatch.setattr(pfedhr, "head_outputs", watched)
+    teachers_of(algorithm, make_cohort("cnn1", "mlp"))
+    assert [bool(one.any()) for one in led_to] == [labelled]
+    assert algorithm.public_use(labelled=True) == ("labels at the server" if labelled else "inputs at the server")
 
 
 def test_an_untuned_own_teacher_is_the_network_that_went_up() -> None:
@@ -128,7 +173,7 @@ def test_a_network_learns_what_the_others_predict(labels: bool, labelled: bool) 
     """One step of Adam from the same weights goes where the sum of the losses says, whose gradient is taken by hand here."""
     cohort = make_cohort("mlp", labelled=labelled)
     teacher = next(iter(teachers_of(dataclasses.replace(OWN, tuning_epochs=0, tuning_targets="cohort"), cohort).values()))
-    view = alone(lambda map: cohort.server_view(1, map))
+    view = sequential(lambda map: cohort.server_view(1, map))
     inputs = view.public.ready(view.device).inputs
     targets = torch.randn(len(inputs), 4).log_softmax(1)
     rate = 0.01
@@ -180,7 +225,7 @@ def test_solved_stitches_and_heads_are_nearer_to_what_donors_know_and_touch_no_b
     for client in cohort.networks:
         view = cohort.client_view(client, 1)
         _, sent[client], _ = algorithm.client_step(algorithm.init_client(view), Lesson(None, ()), view)
-    view = alone(lambda map: cohort.server_view(1, map))
+    view = sequential(lambda map: cohort.server_view(1, map))
     tests = cohort.federation.clients["client00"].test.ready(view.device)
 
     def accuracies(form: PFedHR) -> tuple[dict[str, Teacher], list[float]]:
@@ -208,7 +253,7 @@ def test_classes_that_no_donor_thinks_possible_leave_the_tuning_finite() -> None
     view, algorithm = cohort.client_view("client00", 1), dataclasses.replace(OWN, tuning_targets="both")
     certain = {name: value * 1e4 for name, value in initial_weights(view).items()}
     sent = {"client00": upload(view.network, certain, view.train.ready(view.device).inputs, ())}
-    server_view = alone(lambda map: cohort.server_view(1, map))
+    server_view = sequential(lambda map: cohort.server_view(1, map))
     server, _ = algorithm.server_step(algorithm.init_server(server_view), sent, server_view)
     assert not server.said  # of this round alone
     (teacher,) = server.made.values()

@@ -17,7 +17,7 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
 from pfedhr.algorithms.tuning import TuningJob, tune
-from pfedhr.algorithms.uploads import Source, Upload, average_structures, deposit_sources, learn_structures, sources_of, upload
+from pfedhr.algorithms.uploads import Source, Upload, deposit_sources, learn_structures, sources_of, structure_means, upload
 from pfedhr.data import Unlabelled
 from pfedhr.federate import Schedule
 from pfedhr.in_process import Cohort, InProcess, Workers
@@ -189,7 +189,7 @@ def test_uploads_of_one_structure_are_averaged_by_their_examples() -> None:
     cohort = make_cohort("cnn4", "mlp", "cnn4", clients=3)
     held = sources(cohort)
     heavier = replace(held["client02"], examples=3 * held["client00"].examples)
-    averaged = average_structures({**held, "client02": heavier})
+    averaged = structure_means({**held, "client02": heavier})
     assert set(averaged) == {"client00+1", "client01"}
     first, second = held["client00"].weights, heavier.weights
     for name, value in averaged["client00+1"].weights.items():

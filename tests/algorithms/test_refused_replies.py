@@ -12,19 +12,21 @@ import safetensors.torch
 import torch
 from methods import METHODS, suited
 from torch import Tensor, nn
-from toy import equal
+from toy import equal, make_cohort
 
-from pfedhr.algorithm import Algorithm, ServerView
+from pfedhr.algorithm import Algorithm, ServerView, Setup
 from pfedhr.algorithms import ALGORITHMS, admission
 from pfedhr.algorithms.admission import unfit
+from pfedhr.algorithms.feddf import FedDF
 from pfedhr.algorithms.held import Shared
 from pfedhr.algorithms.homogeneous import Trained
 from pfedhr.algorithms.own import Nothing
+from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.uploads import Upload
 from pfedhr.data import Examples
 from pfedhr.federate import Admission, RoundResult, Schedule, federate
-from pfedhr.in_process import Cohort, InProcess, Workers, alone
+from pfedhr.in_process import Cohort, InProcess, Workers, sequential
 from pfedhr.parcel import pack
 from pfedhr.reassembly import describe
 from pfedhr.transport import Admit, Order, Report
@@ -99,6 +101,17 @@ def of_uncounted_classes(tree: Any, tensors: dict[str, Tensor]) -> None:
         tensors["value/counts"] = -tensors["value/counts"]
 
 
+def of_overcounted_classes(tree: Any, tensors: dict[str, Tensor]) -> None:
+    """One class mean that would outweigh all others'."""
+    if "value/counts" in tensors:
+        tensors["value/counts"] = torch.full_like(tensors["value/counts"], 2**62)
+
+
+def of_another_structure(tree: Any, tensors: dict[str, Tensor]) -> None:
+    """A name that the blueprint beside it does not have."""
+    tree |= {"structure": "0" * 64} if "structure" in tree else {}
+
+
 def of_strange_buffers(tree: Any, tensors: dict[str, Tensor]) -> None:
     tree |= {"buffers": ["stray"]} if "buffers" in tree else {}
 
@@ -109,7 +122,7 @@ def of_an_unknown_structure(tree: Any, tensors: dict[str, Tensor]) -> None:
 
 SPOILT: list[Spoil] = [
     *(not_a_number, infinite, longer, flat, doubled, empty, renamed, of_no_examples, of_all_examples, of_other_classes),
-    *(of_uncounted_classes, of_strange_buffers, of_an_unknown_structure),
+    *(of_uncounted_classes, of_overcounted_classes, of_another_structure, of_strange_buffers, of_an_unknown_structure),
 ]
 
 
@@ -241,7 +254,7 @@ def sized(trap: Callable[[Any], Any]) -> Upload:
     return Upload(described.blueprint.hash, described.blueprint, described.weights(network), 10)
 
 
-VIEW = alone(
+VIEW = sequential(
     lambda map: ServerView(Examples(torch.randn(100, 4), torch.arange(100) % 3), 3, False, 1, 0, torch.device("cpu"), map)
 )
 
@@ -263,6 +276,32 @@ def test_a_network_that_fails_at_a_batch_size_that_the_server_uses_is_refused_al
     found = unfit(sent, {}, 0, VIEW, tuned_in=32)
     assert found.keys() == {"b"}
     assert reason in found["b"]
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        PFedHR.paper(groups=2, tuning_epochs=0, tuning_batch_size=5),
+        FedDF(tuning_epochs=0, tuning_batch_size=5),
+        PFedClub(groups=2, tuning_batch_size=5),
+    ],
+    ids=lambda algorithm: algorithm.name,
+)
+def test_a_server_that_trains_no_blocks_takes_networks_that_its_batches_could_not_train(algorithm: Algorithm) -> None:
+    """Of 16 public examples batches of five leave one."""
+    cohort = make_cohort("toy:normed", clients=2)
+    algorithm.check(Setup(cohort.networks, cohort.federation.public, cohort.training, 2))
+    view = InProcess(algorithm, Workers(cohort)).server_view(1)
+    server, sent = algorithm.init_server(view), {}
+    for client in cohort.networks:
+        seen = cohort.client_view(client, 1)
+        _, sent[client], _ = algorithm.client_step(algorithm.init_client(seen), algorithm.message(server, client), seen)
+    assert algorithm.faults(server, sent, view) == {}
+
+
+def test_without_public_examples_no_batch_of_them_is_tried() -> None:
+    view = dataclasses.replace(VIEW, public=Examples(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)))
+    assert unfit({"a": sized(lambda n: 4 // n)}, {}, 0, view) == {}
 
 
 def test_whatever_a_network_raises_refuses_that_reply_only(monkeypatch: pytest.MonkeyPatch) -> None:

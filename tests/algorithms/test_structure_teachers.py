@@ -17,7 +17,7 @@ from pfedhr.algorithms.private import initial_weights
 from pfedhr.algorithms.teacher import Teacher, draft, teacher_network, weights_in
 from pfedhr.algorithms.tuning import TuningJob, tune
 from pfedhr.algorithms.uploads import Upload, deposit_sources, describe_network, learn_structures, sources_of, upload
-from pfedhr.in_process import Cohort, alone
+from pfedhr.in_process import Cohort, sequential
 from pfedhr.inference import predict
 from pfedhr.learning import Training, fit
 from pfedhr.reassembly import Recipe, cut
@@ -34,7 +34,7 @@ def upload_of(cohort: Cohort, client: str, examples: int) -> Upload:
 
 
 def after(algorithm: PFedHR, cohort: Cohort, server: Teachers | None, round: int, **examples: int) -> Teachers:
-    view = alone(lambda map: cohort.server_view(round, map))
+    view = sequential(lambda map: cohort.server_view(round, map))
     sent = {client: upload_of(cohort, client, count) for client, count in examples.items()}
     return algorithm.server_step(algorithm.init_server(view) if server is None else server, sent, view)[0]
 
@@ -95,7 +95,7 @@ def test_clients_of_one_structure_begin_alike_where_they_are_averaged() -> None:
 def test_tuning_the_last_blocks_is_training_the_whole_with_the_others_frozen(network: str) -> None:
     cohort = suited(PFedHR(), network)
     client = next(iter(cohort.networks))
-    view = alone(lambda map: cohort.server_view(1, map))
+    view = sequential(lambda map: cohort.server_view(1, map))
     sent = {client: upload_of(cohort, client, 10)}
     sources = sources_of(sent, learn_structures({}, sent), 0)
     bank = deposit_sources(sources, view.device)

@@ -22,7 +22,7 @@ from pfedhr.flower.mailbox import Mailbox
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
 from pfedhr.flower.simulation import DIRECTORY
-from pfedhr.in_process import MemoryStore, alone
+from pfedhr.in_process import MemoryStore, sequential
 from pfedhr.parcel import pack, unpack
 
 
@@ -44,7 +44,7 @@ def serve(mailbox: Mailbox, run: Mapping[str, object]) -> None:
         roster,
         clients,
         MemoryStore(),
-        lambda round: alone(lambda map: held.server_view(round, map)),
+        lambda round: sequential(lambda map: held.server_view(round, map)),
         states,
     )
     results = list(federate(Local(), remote, remote.server_view, clients, SCHEDULE, held.seed))

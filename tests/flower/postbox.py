@@ -12,7 +12,7 @@ from pfedhr.flower.errands import Errand, Participant, RollCall, States, perform
 from pfedhr.flower.mailbox import Delivery, Letter
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
-from pfedhr.in_process import Cohort, MemoryStore, Store, alone
+from pfedhr.in_process import Cohort, MemoryStore, Store, sequential
 from pfedhr.parcel import pack, unpack
 
 RUN = "0123456789abcdef"
@@ -92,7 +92,7 @@ def engine_of(
     roster.gather(len(postbox.online), 0.2)
 
     def view(round: int) -> ServerView:
-        return alone(lambda map: cohort.server_view(round, map))
+        return sequential(lambda map: cohort.server_view(round, map))
 
     def states(client: str, round: int) -> bytes | None:
         return States(folder / client / RUN).load(round)

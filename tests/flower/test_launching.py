@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import runpy
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from pfedhr.cli import main
-from pfedhr.experiment_file import dump, load_experiment, parse
+from pfedhr.experiment_file import dump, load_experiment, override, parse
 
 
 def test_a_new_app_is_complete_and_is_not_written_over_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +36,24 @@ def test_a_new_app_is_complete_and_is_not_written_over_anything(tmp_path: Path, 
         main(["flower", "new", str(app)])
     assert "is not empty" in capsys.readouterr().err
     assert (app / "federation.py").read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Flower imports
+def test_clients_of_a_new_app_have_features_of_the_width_that_the_experiment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, home = tmp_path / "app", tmp_path / "client"
+    main(["flower", "new", str(app)])
+    (app / "experiment.toml").write_text(dump(override(load_experiment("demo"), ["--clients.features", "16"])))
+    home.mkdir()
+    inputs, labels = torch.zeros(3, 1, 28, 28, dtype=torch.uint8), torch.arange(3)
+    held = {f"{part}_inputs": inputs.clone() for part in ("train", "test")}
+    held |= {f"{part}_labels": labels.clone() for part in ("train", "test")}
+    safetensors.torch.save_file(held, home / "data.safetensors")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    federation = runpy.run_path(str(app / "federation.py"))
+    for node in ({"home": str(home)}, {"partition-id": 1}):
+        assert federation["load_client"]({"server-home": ""}, node).network.features == 16
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pfedhr.flower.mailbox import Mailbox
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
 from pfedhr.flower.simulation import DIRECTORY
-from pfedhr.in_process import Cohort, MemoryStore, alone
+from pfedhr.in_process import Cohort, MemoryStore, sequential
 
 NOW = "now"
 """Holds, in the app's folder, the method whose turn it is: networks differ by method."""
@@ -47,7 +47,7 @@ def _state(path: Path, run: str, client: str, round: int) -> bytes | None:
 
 
 def _view_of(cohort: Cohort) -> Callable[[int], ServerView]:
-    return lambda round: alone(lambda map: cohort.server_view(round, map))
+    return lambda round: sequential(lambda map: cohort.server_view(round, map))
 
 
 def load(run: Mapping[str, object], node: Mapping[str, object]) -> Participant:

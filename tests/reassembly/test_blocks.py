@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations, pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from pfedhr import reassembly
 from pfedhr.models import ModelSpec, build
@@ -161,6 +162,37 @@ def test_functional_weights_defaults_and_views() -> None:
     first, *_, last = decompose(Functional(), torch.zeros(1, 1, 8, 8))
     assert (first.op, first.names) == ("conv", ("kernel", "scale.weight"))
     assert (last.op, last.in_shape, last.names) == ("fc", (216,), ("head.weight", "head.bias"))
+
+
+class Products(nn.Module):
+    """Three layers whose matrices are parameters, each applied by another function."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.product = product
+        self.first, self.second, self.head = (nn.Parameter(torch.randn(6, width)) for width in (6, 6, 3))
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = torch.relu(self.product(features, self.first))
+        return self.product(torch.relu(self.product(features, self.second)), self.head)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        torch.mm,
+        torch.matmul,
+        lambda features, matrix: features @ matrix,
+        lambda features, matrix: features.mm(matrix),
+        lambda features, matrix: features.matmul(matrix),
+        lambda features, matrix: torch.addmm(torch.zeros(matrix.shape[1]), features, matrix),
+    ],
+)
+def test_whatever_multiplies_by_a_matrix_is_a_layer(product: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model, inputs = Products(product), torch.randn(4, 6)
+    blocks = decompose(model, inputs)
+    assert [(block.op, block.names) for block in blocks] == [("fc", ("first",)), ("fc", ("second",)), ("fc", ("head",))]
+    assert torch.equal(run_chain(blocks, inputs), model(inputs))
 
 
 class Tied(nn.Module):

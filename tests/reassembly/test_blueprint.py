@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import random
 import re
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import pfedhr
-from pfedhr.inference import predict
+from pfedhr.inference import LARGEST_BATCH
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import ParcelError
-from pfedhr.reassembly import LARGEST_BATCH, Blueprint, DescriptionError, decompose, describe, rebuild, register
+from pfedhr.reassembly import Blueprint, DescriptionError, decompose, describe, rebuild, register
 from pfedhr.reassembly.layer_shapes import run_recurrent
 from pfedhr.reassembly.rebuilding import skeleton
 from pfedhr.reassembly.shapes import VALUES_LIMIT
@@ -157,6 +156,16 @@ class Spline(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight.sum()
+
+
+class Complex(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return features.to(torch.complex64).abs()
+
+
+def test_a_type_that_no_blueprint_holds_is_named() -> None:
+    with pytest.raises(DescriptionError, match="complex64"):
+        describe(nn.Sequential(nn.Linear(4, 3), Complex(), nn.Linear(3, 2)), torch.zeros(1, 4))
 
 
 def test_a_shared_custom_layer_is_allowed_by_name() -> None:
@@ -349,10 +358,6 @@ def test_a_short_blueprint_does_not_fill_memory_or_time(text: str, reason: str) 
     assert time.process_time() - start < 3
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 2**28
-
-
-def test_the_largest_batch_is_that_of_predict() -> None:
-    assert inspect.signature(predict).parameters["batch_size"].default == LARGEST_BATCH
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM(4, 5, 2), nn.GRU(4, 5, batch_first=True, bidirectional=True), nn.RNN(4, 5)])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithms.teacher import draft, teacher_network
-from pfedhr.algorithms.uploads import Source, average_structures, check_description, deposit_sources
+from pfedhr.algorithms.uploads import Source, check_description, deposit_sources, structure_means
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import ParcelError
 from pfedhr.reassembly import (
@@ -76,7 +76,7 @@ def test_frozen_weights_stay_frozen_in_twin_blocks_and_candidates() -> None:
 
 def test_networks_that_freeze_other_weights_are_other_structures() -> None:
     sources = {"a": source(frozen()), "b": source(network()), "c": source(frozen())}
-    assert set(average_structures(sources)) == {"a+1", "b"}
+    assert set(structure_means(sources)) == {"a+1", "b"}
     assert "frozen" not in sources["b"].blueprint.graph  # its hash is what it was before there was such a part
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from pfedhr.algorithm import ServerView
 from pfedhr.algorithms.per_class import ClassMeans
 from pfedhr.algorithms.uploads import Source, Upload, learn_structures, sources_of
-from pfedhr.inference import predict
+from pfedhr.inference import LARGEST_BATCH, predict
 from pfedhr.parcel import ParcelError, Tensors
-from pfedhr.reassembly import LARGEST_BATCH, Blueprint, DecompositionError, check_batch, input_of, rebuild
+from pfedhr.reassembly import Blueprint, DecompositionError, check_batch, input_of, rebuild
 
 MOST_EXAMPLES = 2**40
 """No client has more; what says so is out to outweigh the others, or broken."""
@@ -81,9 +81,13 @@ def unclassed(sent: Mapping[str, ClassMeans], classes: int, width: int | None) -
         faults |= misshapen({client: one.means}, (len(one.classes) if one.classes.dim() == 1 else 0, width or 0))
         if not _are_classes(one.classes, classes):
             faults[client] = f"its classes are not different numbers below {classes}"
-        elif one.counts.dtype != torch.int64 or one.counts.shape != one.classes.shape or one.counts.min() < 1:
-            faults[client] = "its counts are not one positive number a class"
+        elif one.counts.dtype != torch.int64 or one.counts.shape != one.classes.shape or not _are_counts(one.counts):
+            faults[client] = f"its counts are not a number from 1 to {MOST_EXAMPLES} a class"
     return faults
+
+
+def _are_counts(numbers: Tensor) -> bool:
+    return bool(numbers.min() >= 1 and numbers.max() <= MOST_EXAMPLES)
 
 
 def _are_classes(numbers: Tensor, classes: int) -> bool:
@@ -118,12 +122,12 @@ def _fault(source: Source, inputs: Tensor, view: ServerView, tuned_in: int) -> s
     taken, given = input_of(source.blueprint, 1), source.plans[-1].out_shape
     if (taken.dtype, taken.shape[1:], given) != (inputs.dtype, inputs.shape[1:], (view.classes,)):
         return f"its network leads from {str(taken.dtype)[6:]} {tuple(taken.shape[1:])} to {given}"
-    for batch in _batches(len(view.public), LARGEST_BATCH):
+    for batch in _batches(len(view.public), LARGEST_BATCH) if len(view.public) else ():
         check_batch(source.blueprint, batch, training=False)
     for batch in _batches(len(view.public), tuned_in) if tuned_in else ():
         check_batch(source.blueprint, batch, training=True)
     network = rebuild(source.blueprint, source.weights).to(view.device)
-    return None if predict(network, inputs).isfinite().all() else "its network's logits are not finite"
+    return None if not len(inputs) or predict(network, inputs).isfinite().all() else "its network's logits are not finite"
 
 
 def _batches(count: int, size: int) -> set[int]:

@@ -24,14 +24,14 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Consensus:
-    """The server's state, and what goes down: mean scores (k, classes) on the subset of `round`, None before there are any."""
+    """The server's state, and what goes down: mean logits (k, classes) on the subset of `round`, None before there are any."""
 
-    scores: Tensor | None
+    logits: Tensor | None
     round: int
 
 
 @dataclass(frozen=True)
-class PublicScores:
+class PublicLogits:
     """What goes up: logits (k, classes) on the round's subset of the public data."""
 
     logits: Tensor
@@ -39,7 +39,7 @@ class PublicScores:
 
 @dataclass(frozen=True)
 class ByConsensus(OwnNetwork):
-    """A method whose clients send their scores on a round's public subset and get their mean. It adds the client's step."""
+    """A method whose clients send their logits on a round's public subset and get their mean. It adds the client's step."""
 
     public_examples: int = 5000
     """How many public examples the clients score in a round, at most."""
@@ -52,7 +52,7 @@ class ByConsensus(OwnNetwork):
     """How many public examples it takes at once to move towards a consensus."""
     server_state = Consensus
     message_type = Consensus
-    reply_type = PublicScores
+    reply_type = PublicLogits
 
     def check(self, setup: Setup) -> None:
         """Raise SettingError for settings out of range, ModelError for a network that cannot be trained in these batches."""
@@ -61,42 +61,42 @@ class ByConsensus(OwnNetwork):
             public_batches(setup, "algorithm.consensus_batch_size", self.consensus_batch_size, self.public_examples)
 
     def init_server(self, view: ServerView) -> Consensus:
-        """Return no scores."""
+        """Return no logits."""
         return Consensus(None, 0)
 
     def message(self, server: Consensus, client: str) -> Consensus:
         """Return the consensus."""
         return server
 
-    def faults(self, server: Consensus, replies: Mapping[str, PublicScores], view: ServerView) -> dict[str, str]:
+    def faults(self, server: Consensus, replies: Mapping[str, PublicLogits], view: ServerView) -> dict[str, str]:
         """Return which replies are no logits on the round's public subset."""
         shape = min(self.public_examples, len(view.public)), view.classes
         return misshapen({client: one.logits for client, one in replies.items()}, shape)
 
     def server_step(
-        self, server: Consensus, replies: Mapping[str, PublicScores], view: ServerView
+        self, server: Consensus, replies: Mapping[str, PublicLogits], view: ServerView
     ) -> tuple[Consensus, Metrics]:
-        """Return the mean of the scores."""
+        """Return the mean of the logits."""
         if not replies:
             return server, {}
         return Consensus(torch.stack([replies[client].logits for client in sorted(replies)]).mean(0), view.round), {}
 
     def approach(self, view: ClientView, model: nn.Module, message: Consensus, distance: Distance, purpose: str) -> Metrics:
         """Train `model` in place towards the consensus, if there is one, and return the last loss."""
-        if message.scores is None or not self.consensus_epochs:
+        if message.logits is None or not self.consensus_epochs:
             return {}
         inputs = self.public_inputs(view, message.round)
-        scores = message.scores.to(view.device)
+        logits = message.logits.to(view.device)
 
         def loss(model: nn.Module, batch: Tensor) -> Tensor:
-            return distance(model(inputs[batch]), scores[batch])
+            return distance(model(inputs[batch]), logits[batch])
 
         training = replace(view.training, epochs=self.consensus_epochs, batch_size=self.consensus_batch_size)
         return {"consensus_loss": train_beside(view, model, steady(loss), purpose, training, len(inputs))}
 
-    def scores(self, view: ClientView, model: nn.Module) -> PublicScores:
+    def public_logits(self, view: ClientView, model: nn.Module) -> PublicLogits:
         """Return what goes up: what `model` says of the round's public subset."""
-        return PublicScores(predict(model, self.public_inputs(view, view.round)).cpu())
+        return PublicLogits(predict(model, self.public_inputs(view, view.round)).cpu())
 
     def public_inputs(self, view: ClientView, round: int) -> Tensor:
         """Return the public inputs that all clients score in `round`, on the view's device."""

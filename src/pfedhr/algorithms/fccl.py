@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pfedhr.algorithm import ClientView, Metrics, PublicUse, SettingError, Setup
-from pfedhr.algorithms.consensus import ByConsensus, Consensus, PublicScores
+from pfedhr.algorithms.consensus import ByConsensus, Consensus, PublicLogits
 from pfedhr.algorithms.needs import at_least
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_model, weights_of
@@ -64,7 +64,7 @@ class FCCL(ByConsensus):
         """Return the client's initial weights, before any training."""
         return Rooted(initial_weights(view), None)
 
-    def client_step(self, state: Rooted, message: Consensus, view: ClientView) -> tuple[Rooted, PublicScores, Metrics]:
+    def client_step(self, state: Rooted, message: Consensus, view: ClientView) -> tuple[Rooted, PublicLogits, Metrics]:
         """Learn from others on public inputs, remember on private examples, score the round's public inputs."""
         model = restore(view.network, state.weights).to(view.device)
         if state.first is None:
@@ -75,7 +75,7 @@ class FCCL(ByConsensus):
             collaboration = self.approach(view, model, message, self._distance, "collaboration")
             metrics = {**train_model(view, model, memory), **collaboration}
         weights = weights_of(model)
-        return Rooted(weights, state.first or weights), self.scores(view, model), metrics
+        return Rooted(weights, state.first or weights), self.public_logits(view, model), metrics
 
     def _distance(self, logits: Tensor, consensus: Tensor) -> Tensor:
         return correlation_loss(logits, consensus, self.correlation_weight)

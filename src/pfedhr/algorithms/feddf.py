@@ -122,7 +122,7 @@ class FedDF(KeepsShared):
 
     def faults(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> dict[str, str]:
         """Return which uploads make no network for the public inputs."""
-        return unfit(replies, server.known, 0, view, self.tuning_batch_size)
+        return unfit(replies, server.known, 0, view, self.tuning_batch_size if self.tuning_epochs else 0)
 
     def server_step(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> tuple[Fusions, Metrics]:
         """Average the networks of each structure, and teach each average what all know together."""

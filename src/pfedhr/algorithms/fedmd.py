@@ -1,9 +1,9 @@
 """FedMD: networks of any structure agree on public data.
 
 D. Li, J. Wang, "FedMD: Heterogenous Federated Learning via Model Distillation", NeurIPS 2019 workshop, arXiv 1910.03581. A
-client first trains on the labelled public data. In a round it moves its scores on public examples towards the clients' mean by
-the mean absolute difference, then trains on its own examples. Up: its scores on a subset of the public data that changes each
-round. Down: the mean of the scores sent last, and which round's subset they are of. Every client holds the public data.
+client first trains on the labelled public data. In a round it moves its logits on public examples towards the clients' mean by
+the mean absolute difference, then trains on its own examples. Up: its logits on a subset of the public data that changes each
+round. Down: the mean of the logits sent last, and which round's subset they are of. Every client holds the public data.
 
 Departures: one exchange a round, so the consensus that a client learns is of the round before; a client pre-trains when it
 first takes part; no early stopping, for which there is no data; Adam throughout.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, PublicUse, Setup
-from pfedhr.algorithms.consensus import ByConsensus, Consensus, PublicScores
+from pfedhr.algorithms.consensus import ByConsensus, Consensus, PublicLogits
 from pfedhr.algorithms.needs import at_least, public_batches, public_labels
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import initial_weights, restore, train_model, train_on_public, weights_of
@@ -56,11 +56,11 @@ class FedMD(ByConsensus):
         """Return the client's initial weights, before it has seen public data."""
         return Pupil(initial_weights(view), False)
 
-    def client_step(self, state: Pupil, message: Consensus, view: ClientView) -> tuple[Pupil, PublicScores, Metrics]:
+    def client_step(self, state: Pupil, message: Consensus, view: ClientView) -> tuple[Pupil, PublicLogits, Metrics]:
         """Prepare if need be, digest the consensus, revisit the private examples, score the round's subset."""
         model = restore(view.network, state.weights).to(view.device)
         if not state.prepared and self.pretraining_epochs:
             train_on_public(view, model, self.pretraining_epochs)
         digest = self.approach(view, model, message, functional.l1_loss, "digest")
         metrics = {**train_model(view, model), **digest}
-        return Pupil(weights_of(model), True), self.scores(view, model), metrics
+        return Pupil(weights_of(model), True), self.public_logits(view, model), metrics

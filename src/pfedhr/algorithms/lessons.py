@@ -67,7 +67,7 @@ class Teachers:
 
 @dataclass(frozen=True)
 class Taught:
-    """A client's state: its weights, and the last teacher it was given."""
+    """A client's state: its weights, and the last teacher it took."""
 
     weights: Tensors
     teacher: Teacher | None

@@ -11,7 +11,7 @@ from torch import Tensor
 from pfedhr.algorithm import ClientView
 from pfedhr.algorithms.private import restore
 from pfedhr.heads import Extractor
-from pfedhr.inference import inference
+from pfedhr.inference import LARGEST_BATCH, inference
 from pfedhr.parcel import Tensors
 
 
@@ -76,7 +76,7 @@ def private_means(view: ClientView, weights: Tensors) -> ClassMeans:
     examples = view.train.ready(view.device)
     extractor = Extractor(restore(view.network, weights).to(view.device), view.network.classes)
     with inference(extractor.model):
-        features = torch.cat([extractor(batch)[0] for batch in examples.inputs.split(64)])
+        features = torch.cat([extractor(batch)[0] for batch in examples.inputs.split(LARGEST_BATCH)])
     return class_means(features, examples.labels)
 
 

@@ -72,6 +72,11 @@ class PFedClub(Teaching):
         super().check(setup)
         above(self, size_budget=-1)
 
+    @property
+    def _trained_in(self) -> int:
+        """None: the blocks stay frozen."""
+        return 0
+
     def server_step(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> tuple[Teachers, Metrics]:
         """Decompose, group, search for each client, assemble, tune the stitches, match."""
         if not replies:

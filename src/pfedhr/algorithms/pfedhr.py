@@ -31,12 +31,12 @@ from pfedhr.algorithms.tuning import Tuned, TuningJob, mean_prediction, softmax_
 from pfedhr.algorithms.uploads import (
     Source,
     Upload,
-    average_structures,
     deposit_sources,
     describe_network,
     learn_structures,
     put_in,
     sources_of,
+    structure_means,
 )
 from pfedhr.data import Examples
 from pfedhr.parcel import Tensors
@@ -128,8 +128,10 @@ class PFedHR(Teaching):
         return self.tuning_targets != "cohort"
 
     def public_use(self, labelled: bool) -> PublicUse:
-        """Return what Teaching does, but inputs where candidates learn from the cohort alone."""
-        return super().public_use(labelled and self._takes_labels)
+        """Return labels where networks are tuned to them or heads solved for them, else inputs."""
+        labelled = labelled and self._takes_labels
+        solved = self.teachers == "reassembled" and self.stitch_start == "solved"
+        return "labels at the server" if labelled and solved else super().public_use(labelled)
 
     def init_client(self, view: ClientView) -> Taught:
         """Return what Teaching does, but weights that all of a structure begin with where they are averaged later."""
@@ -172,12 +174,12 @@ class PFedHR(Teaching):
         known = learn_structures(server.known, replies)
         with watch("profile_seconds"):
             uploads = sources_of({client: replies[client] for client in sorted(replies)}, known, self.most_blocks)
-            sources = average_structures(uploads) if self.average_structures else uploads
+            sources = structure_means(uploads) if self.average_structures else uploads
             bank = deposit_sources(sources, view.device)
         groups, recipes = self._propose(bank, view, watch) if self.teachers == "reassembled" else ((), ())
         with watch("assemble_seconds"):
             drafts = {recipe: self._draft(recipe, bank, sources, view) for recipe in recipes}
-            # A clone of each upload is tuned as the candidates are, for matching only: it is its own chain, reassembled.
+            # Each upload as its own chain: what candidates are matched with, what the cohort says, or the teacher itself.
             own = bank if sources is uploads else deposit_sources(uploads, view.device)
             chains = {client: Recipe(own.chain(client)) for client in uploads if drafts or self.teachers != "reassembled"}
             clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
@@ -193,7 +195,7 @@ class PFedHR(Teaching):
             with watch("assemble_seconds"):
                 structures = structures.heard(replies)
                 fellows = sources_of(structures.fellows(replies.values()), known, self.most_blocks)
-                chains, clones = self._shared(uploads, average_structures(fellows), view)
+                chains, clones = self._shared(uploads, structure_means(fellows), view)
         tuned = self._tune((drafts | clones).values(), mean, view, watch)
         with watch("match_seconds"):
             teachers, told = self._choose(chains, recipes, tuned)

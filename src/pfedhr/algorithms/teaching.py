@@ -77,14 +77,20 @@ class Teaching(Algorithm):
         at_least(self, distil_weight=0, teacher_max_age=0, most_blocks=0, stitch_layers=1)
         shares(self, "decline_below")
         above_zero(self, "temperature", "contrastive_temperature", "tuning_learning_rate")
-        if self.tuning_epochs:
-            if not self._knows_aim and not isinstance(setup.public, Examples) and setup.public.inputs.dim() != 4:
-                raise SettingError(
-                    f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of "
-                    f"shape {tuple(setup.public.inputs.shape[1:])}; give labelled public data"
-                )
-            public_batches(setup, "algorithm.tuning_batch_size", self.tuning_batch_size)
+        aimless = not self._knows_aim and not isinstance(setup.public, Examples)
+        if self.tuning_epochs and aimless and setup.public.inputs.dim() != 4:
+            raise SettingError(
+                f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of "
+                f"shape {tuple(setup.public.inputs.shape[1:])}; give labelled public data"
+            )
+        if self._trained_in:
+            public_batches(setup, "algorithm.tuning_batch_size", self._trained_in)
         self._check_blocks(setup, setup.examples)
+
+    @property
+    def _trained_in(self) -> int:
+        """The batch size in which the server trains blocks of clients, 0 if it trains none."""
+        return self.tuning_batch_size if self.tuning_epochs else 0
 
     @property
     def _knows_aim(self) -> bool:
@@ -149,7 +155,8 @@ class Teaching(Algorithm):
         def known(model: nn.Module) -> float:
             return beyond_chance(predict(model.to(view.device), examples.inputs), examples.labels)
 
-        return known(teacher_network(teacher)) < self.decline_below * known(restore(view.network, state.weights))
+        theirs, own = known(teacher_network(teacher)), known(restore(view.network, state.weights))
+        return theirs < min(own, self.decline_below * own)  # own may be below chance, where the share of it is above it
 
     def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:
         """Return the weights that private training starts from: those it ended with."""
@@ -157,7 +164,7 @@ class Teaching(Algorithm):
 
     def faults(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> dict[str, str]:
         """Return which uploads make no network for the public inputs that can be cut into blocks."""
-        return unfit(replies, server.known, self.most_blocks, view, self.tuning_batch_size)
+        return unfit(replies, server.known, self.most_blocks, view, self._trained_in)
 
     def personal_model(self, state: Taught, view: ClientView) -> nn.Module:
         """Return the client's network."""

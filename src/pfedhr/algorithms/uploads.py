@@ -117,7 +117,9 @@ def learn_structures(known: Mapping[str, Blueprint], uploads: Mapping[str, Uploa
     found = dict(known)
     for client, sent in sorted(uploads.items()):  # the state is the same whoever replied first
         if sent.blueprint is not None:
-            found[sent.blueprint.hash] = sent.blueprint
+            if sent.blueprint.hash != sent.structure:
+                raise ParcelError(f"client {client} uploaded a blueprint that is not of the structure it names")
+            found[sent.structure] = sent.blueprint
         if sent.structure not in found:
             raise ParcelError(
                 f"client {client} uploaded a network of structure {sent.structure[:12]}, which it never described"
@@ -161,7 +163,7 @@ def mean_by_examples(cohort: Mapping[str, Network]) -> Tensors:
     return weighted_mean([one.weights for one in members], [one.examples for one in members])
 
 
-def average_structures(sources: Mapping[str, Source]) -> dict[str, Source]:
+def structure_means(sources: Mapping[str, Source]) -> dict[str, Source]:
     """Return one network a structure: the mean of its clients' weights by their examples (large-N variant).
 
     It bears the name of its first client, with how many others it stands for: `client00+3`.

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pfedhr.data.examples import DataError
-
-_LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, as in ITU-R BT.601
+from pfedhr.learning.augment import GREY
 
 
 def like(images: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -27,6 +26,6 @@ def like(images: Tensor, shape: tuple[int, ...]) -> Tensor:
         )
     pixels = images.float()
     if found[0] > shape[0]:
-        pixels = (pixels * torch.tensor(_LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        pixels = (pixels * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
     pixels = functional.interpolate(pixels, shape[1:], mode="bilinear", antialias=True)
     return pixels.expand(-1, shape[0], -1, -1).round().clamp(0, 255).to(torch.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import io
 import lzma
 import tarfile
@@ -18,6 +17,7 @@ from pfedhr.data.formats import CLASSES, cifar_part, damaged, idx_part, pool, sv
 from pfedhr.data.generated import TOPICS, sentences
 from pfedhr.data.hub import load_from_hub, on_hub
 from pfedhr.data.tabular import digits
+from pfedhr.imports import NotFoundError, imported
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -143,20 +143,10 @@ NAMES = tuple(_SOURCES)
 
 
 def _own(name: str, directory: str) -> Dataset:
-    module_name, _, function_name = name.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
-        raise DataError(f"data set {name!r} is not of the form 'package.module:function': name your function so")
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise DataError(
-                f"data set {name!r}: there is no module {error.name!r} to import; install it, or put its folder on PYTHONPATH"
-            ) from error
-        raise DataError(f"data set {name!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise DataError(f"data set {name!r}: {module_name} has no function {function_name!r}; name one that it has")
+        function = imported(name)
+    except NotFoundError as error:
+        raise DataError(f"data set {name!r}: {error}") from error
     try:
         dataset = function(directory)
     except DataError as error:

@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pfedhr.disk import write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import parse
-from pfedhr.inference import one_thread
+from pfedhr.inference import repeatable
 from pfedhr.models import ModelSpec, build
 from pfedhr.seeding import number
 from pfedhr.transport import LOG, Order, Report, Scores, handle
@@ -39,9 +40,9 @@ class ErrandError(PfedhrError):
 class Participant:
     """A client as it is on its own machine: its network and data, and the folder that its states are kept in.
 
-    `public` may be empty where the method needs none at clients. `secret`: what the noise of differential privacy is drawn
-    from; None for a number of the run, made of one that is drawn at random once and kept in the folder, for the server, which
-    knows the run's seed, could take the noise off again.
+    `public` may be empty where the method needs none at clients. `secret` gives, for the name of a run, what the noise of
+    differential privacy is drawn from; None for a number made of the name and of one that is drawn at random once and kept in
+    the folder, for the server, which knows the run's seed, could take the noise off again.
     """
 
     id: str
@@ -50,13 +51,13 @@ class Participant:
     test: Examples
     public: Public
     folder: Path
-    secret: int | None = None
+    secret: Callable[[str], int] | None = None
 
     def view(self, experiment: Experiment, run: str, round: int) -> ClientView:
         """Return what the client may see in `round` of `run`."""
         privacy = experiment.privacy.privacy
         if privacy:
-            secret = number(_kept_secret(self.folder), run) if self.secret is None else self.secret
+            secret = number(_kept_secret(self.folder), run) if self.secret is None else self.secret(run)
             privacy = replace(privacy, secret=secret)
         return ClientView(
             self.id,
@@ -218,7 +219,7 @@ def perform(participant: Participant, errand: Errand, message: bytes | None) -> 
     states = States(participant.folder / errand.run)
     view = participant.view(experiment, errand.run, errand.round)
     order = Order(errand.round, message, errand.evaluate)
-    with one_thread():
+    with repeatable():
         report, state = handle(experiment.algorithm, view, participant.test, order, states.load(errand.since))
     if state is not None:
         states.save(errand.round, state, errand.since)

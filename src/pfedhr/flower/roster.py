@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 
+from pfedhr.algorithms.admission import MOST_EXAMPLES
 from pfedhr.flower.errands import Presence, RollCall
 from pfedhr.flower.mailbox import PAUSES, Delivery, FederationError, Letter, Mailbox, wait
 from pfedhr.parcel import ParcelError, pack, unpack
@@ -12,8 +13,6 @@ from pfedhr.transport import LOG
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """What clients may be called, for files are called by it: nothing that could lead out of a folder."""
-MOST = 10**12
-"""More examples than any client has."""
 
 
 class Roster:
@@ -93,7 +92,7 @@ def _check(who: Presence) -> None:
         )
     if who.problem:
         raise FederationError(f"{who.client} cannot take part: {who.problem}")
-    if not (1 <= who.train <= MOST and 1 <= who.test <= MOST):
+    if not (1 <= who.train <= MOST_EXAMPLES and 1 <= who.test <= MOST_EXAMPLES):
         raise FederationError(
             f"{who.client} has {who.train} examples for training and {who.test} for testing: give it at least one of each"
         )

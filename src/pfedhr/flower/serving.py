@@ -18,7 +18,7 @@ from pfedhr.flower.errands import Presence
 from pfedhr.flower.mailbox import FederationError, Mailbox
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
-from pfedhr.in_process import alone
+from pfedhr.in_process import sequential
 from pfedhr.launch import Engine, last_scores, run_on, spent, stored_experiment
 from pfedhr.run import ClientOutcome, RunDirectory, run_name
 from pfedhr.transport import LOG
@@ -57,7 +57,7 @@ def serve(mailbox: Mailbox, experiment: Experiment, data: ServerData, path: Path
             device = experiment.torch_device
             return ServerView(data.public, data.classes, data.mirror, round, experiment.seed, device, map)
 
-        return alone(with_map)
+        return sequential(with_map)
 
     def engine(experiment: Experiment, directory: RunDirectory) -> Remote:
         return Remote(experiment, run_name(path, directory), mailbox, roster, sorted(presences), directory, view)

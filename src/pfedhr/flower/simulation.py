@@ -18,14 +18,12 @@ from pfedhr.flower.errands import Participant, States
 from pfedhr.flower.mailbox import Mailbox
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
-from pfedhr.in_process import Cohort, alone
+from pfedhr.in_process import Cohort, sequential
 from pfedhr.launch import Silent, make_cohort, outcomes, run_on, stored_experiment
-from pfedhr.run import RunDirectory, run_name
+from pfedhr.run import FAILURE, RunDirectory, run_name
 
 DIRECTORY = "run-directory"
 """The setting of Flower's run that names the run's directory."""
-FAILURE = "failure.txt"
-"""Holds, in the run's directory, why the run could not go on."""
 
 
 def simulated_server(mailbox: Mailbox, config: Mapping[str, object]) -> None:
@@ -45,7 +43,7 @@ def simulated_server(mailbox: Mailbox, config: Mapping[str, object]) -> None:
                 return States(path / "clients" / client / run).load(round)
 
             def view(round: int) -> ServerView:
-                return alone(lambda map: cohort.server_view(round, map))
+                return sequential(lambda map: cohort.server_view(round, map))
 
             return Remote(experiment, run, mailbox, roster, clients, directory, view, states)
 
@@ -63,10 +61,13 @@ def simulated_client(run: Mapping[str, object], node: Mapping[str, object]) -> P
     data = cohort.federation.clients[client]
     folder, public = path / "clients" / client, cohort.federation.public
     secret = cohort.privacy.secret if cohort.privacy else None
-    return Participant(client, cohort.networks[client], data.train, data.test, public, folder, secret)
+    drawn = None if secret is None else lambda run: secret  # that of the same run in one process
+    return Participant(client, cohort.networks[client], data.train, data.test, public, folder, drawn)
 
 
 @functools.lru_cache(maxsize=1)
 def _cohort(path: Path) -> Cohort:
     """Return the run's clients, made once a process."""
-    return make_cohort(stored_experiment(path))
+    cohort = make_cohort(stored_experiment(path))
+    cohort.build_networks()
+    return cohort

@@ -14,11 +14,10 @@ from pfedhr.reassembly.recipes import RULES, Recipe, Rules, Search, propose
 from pfedhr.reassembly.similarity import Profile, Similarity, block_similarity, cka, hsic, profile
 from pfedhr.reassembly.solving import intakes, solved_joints
 from pfedhr.reassembly.stitching import StitchError, StitchKind, stitch
-from pfedhr.reassembly.symbolic import LARGEST_BATCH, DecompositionError
+from pfedhr.reassembly.symbolic import DecompositionError
 from pfedhr.reassembly.vocabulary import DescriptionError, register
 
 __all__ = [
-    "LARGEST_BATCH",
     "RULES",
     "AnchorChoice",
     "Block",

@@ -71,6 +71,12 @@ def describe(module: nn.Module, example: Tensor) -> Description:
     return _Writer(module, found.constants).write(found.graph)
 
 
+def _dtype_name(dtype: torch.dtype) -> str:
+    if dtype not in DTYPE_NAMES:
+        raise DescriptionError(f"values of type {dtype} are none that a blueprint may hold")
+    return DTYPE_NAMES[dtype]
+
+
 class _Writer:
     """Writes one graph down, numbering layers, tensors and values in the order in which they are used."""
 
@@ -105,7 +111,7 @@ class _Writer:
                 self._values[node] = len(lines)
         assert isinstance(source, Tensor)
         tree = {
-            "input": [DTYPE_NAMES[source.dtype], list(source.shape[1:])],
+            "input": [_dtype_name(source.dtype), list(source.shape[1:])],
             "layers": self._layer_settings,
             "tensors": self._tensor_shapes,
             "ties": self._ties,
@@ -147,7 +153,7 @@ class _Writer:
             number = self._tensors[own] = len(self._tensors)
             value = self._found[own] if own in self._found else (self._parameters | self._buffers)[own]
             kind = "parameter" if own in self._parameters else "buffer"
-            self._tensor_shapes.append([kind, DTYPE_NAMES[value.dtype], list(value.shape)])
+            self._tensor_shapes.append([kind, _dtype_name(value.dtype), list(value.shape)])
             if own in self._found:
                 self._constants[f"tensor{number}"] = value.detach().cpu()
             else:
@@ -187,7 +193,7 @@ class _Writer:
             case slice():
                 return {"slice": [self._encode(item) for item in (value.start, value.stop, value.step)]}
             case torch.dtype():
-                return {"dtype": DTYPE_NAMES[value]}
+                return {"dtype": _dtype_name(value)}
             case torch.device():
                 return {"device": True}  # where the weights of the rebuilt network are
             case _ if value is Ellipsis:

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
+from pfedhr.reassembly.operations import MATRIX_FUNCTIONS
 from pfedhr.reassembly.symbolic import DecompositionError, Mode, shaped
 from pfedhr.reassembly.tracing import MODE, REMEDIES, Trace
 
-_MATRIX_FUNCTIONS = frozenset(
-    {
-        *(functional.linear, functional.bilinear, functional.embedding, functional.embedding_bag),
-        *(functional.conv1d, functional.conv2d, functional.conv3d, torch.conv1d, torch.conv2d, torch.conv3d),
-        *(functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
-        *(
-            operator.matmul,
-            torch.matmul,
-            torch.mm,
-            torch.bmm,
-            torch.addmm,
-            torch.einsum,
-            functional.multi_head_attention_forward,
-        ),
-    }
-)
 _VIEWS = ("view", "reshape", "flatten", "size", "contiguous")
 
 
@@ -123,8 +106,10 @@ def has_matrix(model: nn.Module, nodes: Sequence[fx.Node]) -> bool:
     for node in nodes:
         if node.op == "call_module" and any(value.dim() >= 2 for value in parameters(model, [node]).values()):
             return True
-        if (node.target in _MATRIX_FUNCTIONS or node.target in ("matmul", "__matmul__")) and any(
-            value.dim() >= 2 for value in parameters(model, [node, *node.all_input_nodes]).values()
+        if (
+            node.op != "call_module"
+            and node.target in MATRIX_FUNCTIONS
+            and any(value.dim() >= 2 for value in parameters(model, [node, *node.all_input_nodes]).values())
         ):
             return True
     return False

@@ -9,6 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from pfedhr.reassembly.symbolic import WHOLE_LAYERS
+
 RANKS = {"embedding": 0, "conv": 1, "recurrent": 2, "attention": 2, "tokenwise": 2, "other": 2, "fc": 3}
 """The place of each kind in the natural order: conv before fc as in the paper; equal places may follow each other both ways.
 
@@ -17,7 +19,6 @@ RANKS = {"embedding": 0, "conv": 1, "recurrent": 2, "attention": 2, "tokenwise":
 
 OPERATIONS = tuple(RANKS)
 
-_ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _CONVOLUTIONS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(functional.conv1d, functional.conv2d, functional.conv3d, torch.conv1d, torch.conv2d, torch.conv3d),
@@ -26,7 +27,14 @@ _CONVOLUTIONS = (
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag, functional.embedding, functional.embedding_bag)
 _LINEAR = (nn.Linear, nn.Bilinear, functional.linear, functional.bilinear)
 _SOFTMAX = (nn.Softmax, functional.softmax, torch.softmax, "softmax")
-_PRODUCTS = (operator.matmul, torch.matmul, torch.bmm, torch.einsum, "matmul", "__matmul__", "bmm")
+_PRODUCTS = (
+    *(operator.matmul, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum),
+    *("matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm"),
+)
+MATRIX_FUNCTIONS = frozenset(
+    (*_CONVOLUTIONS, *_EMBEDDINGS, *_LINEAR, *_PRODUCTS, functional.multi_head_attention_forward)  # layers among them, too
+)
+"""What applies a matrix or a kernel: functions, and methods by their names."""
 
 
 def operation(model: nn.Module, nodes: Sequence[fx.Node], out_shape: tuple[int, ...]) -> str:
@@ -36,7 +44,7 @@ def operation(model: nn.Module, nodes: Sequence[fx.Node], out_shape: tuple[int, 
     def any_of(kinds: Sequence[object]) -> bool:
         return any(kind in used for kind in kinds)
 
-    if any_of((*_ATTENTION, functional.scaled_dot_product_attention)) or (any_of(_SOFTMAX) and any_of(_PRODUCTS)):
+    if any_of((*WHOLE_LAYERS, functional.scaled_dot_product_attention)) or (any_of(_SOFTMAX) and any_of(_PRODUCTS)):
         return "attention"
     if any(isinstance(one, type) and issubclass(one, nn.RNNBase | nn.RNNCellBase) for one in used):
         return "recurrent"
@@ -59,5 +67,5 @@ def _what(model: nn.Module, node: fx.Node) -> object:
     if node.op != "call_module":
         return node.target
     layer = type(model.get_submodule(str(node.target)))
-    known = (*_ATTENTION, *_CONVOLUTIONS, *_EMBEDDINGS, *_LINEAR)
+    known = (*WHOLE_LAYERS, *_CONVOLUTIONS, *_EMBEDDINGS, *_LINEAR)
     return next((kind for kind in known if isinstance(kind, type) and issubclass(layer, kind)), layer)

@@ -17,12 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from pfedhr.errors import PfedhrError
+from pfedhr.inference import LARGEST_BATCH
 from pfedhr.reassembly.layer_shapes import extrapolated, run_layer
 
-LARGEST_BATCH = 64
-"""The batch that inference.predict takes: what a network does there must be what it does in small ones."""
 TRAINED_BATCHES = (2, 3, LARGEST_BATCH)
-"""The batch sizes at which forward() is followed in training. Not one: a batch norm cannot train on it."""
+"""The batch sizes at which forward() is followed in training. Not one: a batch norm cannot train on it. What a network does to
+the largest, that of `predict`, must be what it does to small ones."""
 EVALUATED_BATCHES = (2, 1, LARGEST_BATCH)
 """Those in evaluation, as many."""
 

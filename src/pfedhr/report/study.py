@@ -19,8 +19,8 @@ from pfedhr.disk import csv_bytes, write
 from pfedhr.experiment_file import dump
 from pfedhr.report.comparison import comparison_records, comparison_sheet, method_rows, server_sheet, structure_sheet
 from pfedhr.report.sheet import Sheet
-from pfedhr.results import Results, ResultsError, Run, collect, write_results
-from pfedhr.study import Cell, is_there
+from pfedhr.results import Results, ResultsError, Run, collect, told_runs, write_results
+from pfedhr.study import Cell, is_finished, is_there
 
 NOTES = """\
 Accuracy in percent on each client's own test examples, over all clients after the last round; *mean* ± standard deviation over
@@ -63,6 +63,20 @@ def _made(results: Results) -> dict[str, str]:
         "machine": "; ".join(sorted({row.machine for row in runs})),
         "date": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
     }
+
+
+def check_kept(cells: Iterable[Cell], store: Path, folder: Path) -> None:
+    """Raise ResultsError if tables in `folder` tell of runs that are not among `cells` and whose files are gone.
+
+    Tables of these cells would take the place of all that is known of such runs.
+    """
+    told = told_runs([folder]) if (folder / "cells.csv").exists() else {}
+    lost = [one for one in told.keys() - {cell.folder for cell in cells} if not is_finished(store / one)]
+    if lost:
+        raise ResultsError(
+            f"{folder} tells of {len(lost)} runs whose files are gone and that this command leaves out, {min(lost)} for one: "
+            f"name another --out, or ask for these as well"
+        )
 
 
 def write_rows(cells: Sequence[Cell], store: Path, folder: Path, told: Mapping[str, Run]) -> dict[str, str] | None:

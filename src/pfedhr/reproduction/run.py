@@ -14,14 +14,14 @@ from pfedhr.disk import write
 from pfedhr.launch import prepare
 from pfedhr.models import build
 from pfedhr.reassembly import decompose
-from pfedhr.report.study import read_about, write_report, write_rows
+from pfedhr.report.study import check_kept, read_about, write_report, write_rows
 from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.figures import DrawnBlock, draw_settings, draw_teachers, need_matplotlib
 from pfedhr.reproduction.scales import Scale
 from pfedhr.reproduction.targets import TARGETS, Target, settings_of
 from pfedhr.results import read_results, told_runs
 from pfedhr.run import read_rounds
-from pfedhr.study import Cell, Watcher, cells_of, is_finished, run_cells
+from pfedhr.study import Cell, CellWatcher, cells_of, is_finished, run_cells
 
 TEACHERS = "teachers.json"
 """Holds the teachers of figure 7 in its folder."""
@@ -35,24 +35,28 @@ def reproduce(
     seeds: Sequence[int],
     folder: Path,
     workers: int,
-    watch: Watcher,
+    watch: CellWatcher,
 ) -> tuple[list[Path], dict[str, str]]:
     """Run a target on every one of `sets`, whose files are in `directory`.
 
     Returns the folders written, one a data set, and why runs failed, by their folders: tables are made of the others. Runs are
     kept in `folder`/cells and shared by all targets; those that tables in `folder` tell of are not run again, even where their
-    files are gone. Raises what `run_cells` raises, before any training, and ResultsError for a table that is damaged.
+    files are gone. Raises what `run_cells` raises, before any training, and ResultsError for a table
+    that is damaged, or that would lose runs.
     """
     if target.axis or target.name == "figure7":
         need_matplotlib()
     cells = {data: cells_of(settings_of(target, scale, data, directory), seeds) for data in sets}
     store = folder / "cells"
+    places = {data: folder / f"{target.name}-{scale.name}" / data for data in sets}
+    for data, place in places.items():
+        check_kept(cells[data], store, place)
     told = told_runs(sorted(rows.parent for rows in folder.glob("*/*/cells.csv")))
     failed = run_cells([cell for each in cells.values() for cell in each], store, workers, watch, told)
     command = f"pfedhr reproduce {target.name} --scale {scale.name} --seeds {','.join(map(str, seeds))} --workers {workers}"
     written: list[Path] = []
     for data, each in cells.items():
-        place = folder / f"{target.name}-{scale.name}" / data
+        place = places[data]
         missing = write_rows(each, store, place, told)
         if missing is None:
             continue

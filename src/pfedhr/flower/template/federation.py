@@ -34,7 +34,7 @@ def load_client(run: Mapping[str, object], node: Mapping[str, object]) -> Partic
     held = safetensors.torch.load_file(home / "data.safetensors")
     return Participant(
         id=str(node.get("name", home.name)),
-        network=ModelSpec("model:network", SHAPE, CLASSES),
+        network=ModelSpec("model:network", SHAPE, CLASSES, _experiment().clients.features),
         train=Examples(held["train_inputs"], held["train_labels"]),
         test=Examples(held["test_inputs"], held["test_labels"]),
         public=_public(home),
@@ -64,7 +64,7 @@ def _simulated(number: int) -> Participant:
     federation, experiment = _federation(), _experiment()
     name = list(federation.clients)[number]
     data, models = federation.clients[name], experiment.clients.models
-    network = ModelSpec(models[number % len(models)], SHAPE, CLASSES)
+    network = ModelSpec(models[number % len(models)], SHAPE, CLASSES, experiment.clients.features)
     states = Path.home() / "my-federation" / "clients" / name
     return Participant(name, network, data.train, data.test, federation.public, states)
 

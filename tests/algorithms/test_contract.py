@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import torch
@@ -63,15 +64,22 @@ def test_every_row_of_the_table_is_covered_and_named(algorithm: Algorithm) -> No
     assert ALGORITHMS[algorithm.name] is type(algorithm)
 
 
-@pytest.mark.parametrize("algorithm", METHODS)
-@pytest.mark.parametrize("labelled", [True, False])
+def using_labels(wanted: bool) -> list[Any]:
+    """The methods that use the labels of public data, or the others."""
+    return [one for one in METHODS if ("labels" in one.values[0].public_use(labelled=True)) is wanted]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "labelled"),
+    [pytest.param(one.values[0], True, id=one.id) for one in METHODS]
+    # The others do not see the difference.
+    + [pytest.param(one.values[0], False, id=f"{one.id}-unlabelled") for one in using_labels(True)],
+)
 def test_some_take_part_in_each_round_and_a_resumed_run_ends_the_same(algorithm: Algorithm, labelled: bool) -> None:
     if not labelled and algorithm.name in NEEDS_LABELS:
         with pytest.raises(SettingError, match=f"{algorithm.name} needs labels .* public.labelled = true"):
             suited(algorithm, "cnn1", "mlp", labelled=False)
         return
-    if not labelled and "labels" not in algorithm.public_use(labelled=True):
-        return  # it does not see the difference
     cohort = suited(algorithm, "cnn1", "mlp", labelled=labelled)
     first, states = run(algorithm, cohort, Schedule(3, 3))
     again, states_again = run(algorithm, cohort, Schedule(3, 3), stop_after=1)
@@ -82,10 +90,8 @@ def test_some_take_part_in_each_round_and_a_resumed_run_ends_the_same(algorithm:
     assert without_times(first[0]) != without_times(other[0])
 
 
-@pytest.mark.parametrize("algorithm", METHODS)
+@pytest.mark.parametrize("algorithm", using_labels(False))
 def test_labels_of_public_data_matter_only_to_methods_that_say_so(algorithm: Algorithm) -> None:
-    if "labels" in algorithm.public_use(labelled=True):
-        return
     cohort = suited(algorithm, "cnn1", "mlp")
     without = dataclasses.replace(
         cohort, federation=dataclasses.replace(cohort.federation, public=separable(16, "public").without_labels())

@@ -11,13 +11,12 @@ from test_contract import run
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms.consensus import Consensus, PublicLogits
+from pfedhr.algorithms.consensus import Consensus
 from pfedhr.algorithms.fccl import FCCL, Rooted, correlation_loss, standardise
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.private import restore, weights_of
 from pfedhr.federate import Schedule
-from pfedhr.in_process import InProcess, Workers
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.models import ModelError, build
@@ -133,16 +132,6 @@ def test_collaboration_lowers_the_loss_against_a_fixed_mean() -> None:
         _, _, metrics = method.client_step(Rooted(weights, weights), Consensus(scores, 1), idle)
         losses[epochs] = metrics["consensus_loss"]
     assert losses[30] < losses[1] / 2
-
-
-def test_the_consensus_is_the_plain_mean_of_those_who_replied() -> None:
-    view = InProcess(FCCL(), Workers(make_cohort("mlp"))).server_view(3)
-    replies = {"b": PublicLogits(torch.tensor([[4.0, 0.0]])), "a": PublicLogits(torch.tensor([[0.0, 2.0]]))}
-    server, _ = FCCL().server_step(Consensus(None, 0), replies, view)
-    assert server.logits is not None
-    assert torch.equal(server.logits, torch.tensor([[2.0, 1.0]]))
-    assert server.round == 3
-    assert FCCL().server_step(server, {}, view)[0] is server
 
 
 def test_a_last_public_batch_of_one_that_a_network_cannot_learn_from_is_refused() -> None:

@@ -265,12 +265,6 @@ def test_public_data_is_used_by_what_is_distilled_only() -> None:
     assert FedDF(tuning_epochs=0).public_use(True) == "none"
 
 
-def test_labels_of_the_public_data_change_nothing() -> None:
-    method = FedDF(tuning_epochs=1, tuning_batch_size=8)
-    labelled, without = (make_cohort("cnn1", "mlp", labelled=labelled) for labelled in (True, False))
-    assert run(method, labelled, Schedule(2, 4))[1] == run(method, without, Schedule(2, 4))[1]
-
-
 def test_weights_of_another_network_and_unknown_structures_are_refused() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     replies = sent(cohort)

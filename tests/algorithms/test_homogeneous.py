@@ -38,14 +38,6 @@ def test_the_mean_counts_examples() -> None:
     assert mixed({"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}, 0.25)["w"].item() == 1.5
 
 
-def test_fedavg_of_one_full_batch_is_a_step_on_all_examples_together() -> None:
-    # With plain gradients the mean by examples of one step each is one step on the union: sum n_i (w - eta g_i) / n.
-    gradients, counts, eta = [torch.tensor([2.0]), torch.tensor([-1.0])], [1, 2], 0.5
-    union = (counts[0] * gradients[0] + counts[1] * gradients[1]) / 3
-    mean = weighted_mean([{"w": 1 - eta * gradient} for gradient in gradients], counts)
-    assert torch.allclose(mean["w"], 1 - eta * union)
-
-
 def test_fedavg_of_identical_clients_changes_nothing() -> None:
     cohort = make_cohort("mlp")
     weights = common_weights(cohort.networks["client00"], 0)

@@ -10,7 +10,6 @@ from test_contract import run
 from toy import make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms.averaging import weighted_mean
 from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.local import Local, Own
 from pfedhr.algorithms.pfedhr import PFedHR
@@ -200,11 +199,6 @@ def test_uploads_of_one_structure_are_averaged_by_their_examples() -> None:
     assert averaged["client01"] is held["client01"]  # the only one of its structure
 
 
-def test_a_mean_takes_counts_of_any_size() -> None:
-    weights = [{"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([8.0, 0.0])}]
-    assert weighted_mean(weights, [3, 1])["w"].tolist() == [2.0, 3.0]
-
-
 def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=4)
     algorithm = PFedHR.paper(groups=2, candidates=4, tuning_epochs=0, average_structures=True, probe=16)
@@ -243,7 +237,7 @@ def test_where_the_rules_allow_nothing_clients_train_without_a_teacher() -> None
     assert SMALL.message(server, "client00") == Lesson(None, tuple(server.known))
 
 
-def test_the_order_and_the_names_of_replies_do_not_matter() -> None:
+def test_the_order_of_replies_does_not_matter() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=4)
     view = InProcess(SMALL, Workers(cohort)).server_view(1)
     uploads = uploads_of(cohort)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -92,7 +92,6 @@ def test_by_classes_refuses_more_classes_than_there_are(held: int) -> None:
         by_classes(balanced(3, 10), 2, held, generator(0))
 
 
-@settings(deadline=5000)
 @given(
     st.integers(1, 5),
     st.integers(1, 60),
@@ -114,9 +113,9 @@ def test_dirichlet_shares_everything_above_the_minimum(
 @pytest.mark.parametrize("alpha", [1e-6, 1e-3, 1.0, 1e6])
 @pytest.mark.parametrize("clients", [1, 300, 2000])
 def test_dirichlet_ends_in_bounded_time(alpha: float, clients: int) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     shares = dirichlet(balanced(10, 2000), clients, alpha, generator(1))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert sorted(torch.cat(shares).tolist()) == list(range(20_000))
     assert min(len(share) for share in shares) >= 10
 

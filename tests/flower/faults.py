@@ -15,7 +15,7 @@ FAULTS = {
     ("client01", 5): "other records",
 }
 SCHEDULE = Schedule(6, 3)
-TIMEOUT, LATE = 8.0, 14.0
+TIMEOUT, LATE = 12.0, 20.0
 """Seconds that a round waits, and that the late client takes: it is at work when the next round has begun."""
 
 

@@ -14,7 +14,7 @@ from flower.deployed import Deployment, deployment, kill, numbers, rounds, runni
 from pfedhr.flower.processes import free_port
 from pfedhr.run import read_outcomes, read_rounds
 
-pytestmark = [pytest.mark.flower, pytest.mark.timeout(540)]
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,10 @@ def test_a_run_outlives_its_server_app_and_its_superlink(deployed: Deployment) -
     results = deployed.results("killed-server", rounds=4, min_clients=3)
     server = deployed.server
     first = deployed.operator.run(results.parent)
-    deployed.wait(lambda: rounds(results) == 1, "round 1", 150)
+    deployed.wait(lambda: rounds(results) >= 1, "round 1", 150)
     kill(running(server.family.members(), "flwr-serverapp"))
     second = deployed.operator.run(results.parent)
-    deployed.wait(lambda: rounds(results) == 2, "round 2", 200)
+    deployed.wait(lambda: rounds(results) >= 2, "round 2", 200)
     server.family.kill()
     server.start()
     deployed.run_to_end(results, 300)

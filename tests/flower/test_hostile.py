@@ -17,7 +17,7 @@ from toy import make_cohort
 from pfedhr.algorithms.local import Local
 from pfedhr.experiment_file import dump
 from pfedhr.flower.errands import Answer, Presence
-from pfedhr.flower.mailbox import Delivery, Letter
+from pfedhr.flower.mailbox import Delivery, FederationError, Letter
 from pfedhr.flower.serving import CLIENTS, ServerData, serve
 from pfedhr.launch import Silent, outcomes, run_on, spent
 from pfedhr.learning import Privacy, Score
@@ -35,6 +35,16 @@ def server_of(postbox: Postbox, folder: Path, count: int, **engine: float) -> li
     experiment = dataclasses.replace(experiment, plan=plan, clients=clients)
     public = COHORT.federation.public
     return serve(postbox, experiment, ServerData(public, COHORT.federation.classes, mirror=False), folder / "runs")
+
+
+def test_a_run_is_gone_on_with_under_other_engine_settings_and_under_no_others(tmp_path: Path) -> None:
+    """As `flwr run` does again, whatever stopped it."""
+    first = server_of(Postbox(COHORT, tmp_path / "nodes"), tmp_path, 3)
+    again = server_of(Postbox(COHORT, tmp_path / "nodes"), tmp_path, 3, retries=2, min_clients=2, round_timeout=0.3)
+    assert again == first
+    assert [one["round"] for one in read_rounds(tmp_path / "runs")] == [1, 2]
+    with pytest.raises(FederationError, match="holds a run of another experiment"):
+        server_of(Postbox(COHORT, tmp_path / "nodes"), tmp_path, 2)
 
 
 def changes(postbox: Postbox, kind: str, **change: object) -> None:

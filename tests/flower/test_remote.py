@@ -172,18 +172,18 @@ def test_a_round_with_too_few_replies_is_tried_again_with_those_who_are_missing(
 
 def test_a_second_attempt_waits_for_no_more_than_are_missing(tmp_path: Path) -> None:
     postbox = Postbox(WIDE, tmp_path)
-    experiment = experiment_of(Local(), WIDE, min_clients=3, retries=1, round_timeout=2.0)
+    experiment = experiment_of(Local(), WIDE, min_clients=3, retries=1, round_timeout=3.0)
     remote, _ = engine_of(experiment, WIDE, postbox, tmp_path)
     postbox.online.remove(103)
     lost("client01", 1, postbox, "raises")
     (result,) = federate(Local(), remote, remote.server_view, remote.clients, Schedule(1, 4), 0)
     assert result.clients.keys() == {"client00", "client01", "client02"}
-    assert 2.0 < result.seconds < 3.5  # the first attempt waits for whoever may yet come, to its end; the second does not
+    assert 3.0 < result.seconds < 6.0  # the first attempt waits for whoever may yet come, to its end; the second does not
 
 
 def test_a_node_that_never_says_who_it_is_is_not_waited_for_again(tmp_path: Path) -> None:
     postbox = Postbox(WIDE, tmp_path)
-    experiment = experiment_of(Local(), WIDE, round_timeout=2.0)
+    experiment = experiment_of(Local(), WIDE, round_timeout=3.0)
     remote, _ = engine_of(experiment, WIDE, postbox, tmp_path)
     postbox.online.remove(101)  # its client may be who sits at the new node
     postbox.participants[205] = postbox.participants[101]
@@ -191,8 +191,8 @@ def test_a_node_that_never_says_who_it_is_is_not_waited_for_again(tmp_path: Path
     postbox.tamper = lambda letter, delivery: None if letter.node == 205 else delivery
     results = list(federate(Local(), remote, remote.server_view, remote.clients, Schedule(3, 4), 0))
     assert all(result.clients.keys() == {"client00", "client02", "client03"} for result in results)
-    assert results[0].seconds > 1.9
-    assert all(result.seconds < 1.5 for result in results[1:])
+    assert results[0].seconds > 2.9
+    assert all(result.seconds < 2.9 for result in results[1:])
 
 
 def test_a_run_stops_where_too_few_reply_and_can_go_on(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from pfedhr.flower.processes import processes_with
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.transport import Admit, Order, Report
 
-pytestmark = [pytest.mark.flower, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(600)]
 TESTS = Path(__file__).parents[1]
 
 

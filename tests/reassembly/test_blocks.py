@@ -2,16 +2,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations, pairwise
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pfedhr import reassembly
 from pfedhr.models import ModelSpec, build
 from pfedhr.reassembly import Block, DecompositionError, coarsen, decompose, describe, rebuild, run_chain
+from pfedhr.reassembly.layer_shapes import extrapolated
+from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, TRAINED_BATCHES
 from pfedhr.zoo import IMAGES, TEXT, VECTORS
 
 SHAPE = (3, 32, 32)
@@ -162,6 +166,26 @@ def test_functional_weights_defaults_and_views() -> None:
     first, *_, last = decompose(Functional(), torch.zeros(1, 1, 8, 8))
     assert (first.op, first.names) == ("conv", ("kernel", "scale.weight"))
     assert (last.op, last.in_shape, last.names) == ("fc", (216,), ("head.weight", "head.bias"))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda images: images.reshape(images.size(0) * 3, 4),
+        lambda images: (images.flatten(1), images.size(0), 7),
+        lambda images: {"sum": images.sum((1, 2)), "twice": 2 * images.size(0) + 5},
+        lambda images: torch.cat([images, images[:1]]).flatten(),
+    ],
+)
+def test_shapes_at_a_large_batch_are_those_of_a_run_there(work: Callable[[Tensor], Any]) -> None:
+    """What runs with numbers is run at two small batches alone: the slow way is to run it at the large one, too."""
+
+    def shapes(value: Any) -> Any:
+        return tree_map(lambda one: tuple(one.shape) if isinstance(one, Tensor) else one, value)
+
+    for batches in (TRAINED_BATCHES, EVALUATED_BATCHES):
+        first, second, large = (work(torch.zeros(batch, 3, 4)) for batch in batches)
+        assert shapes(extrapolated(first, second, batches)) == shapes(large)
 
 
 class Products(nn.Module):

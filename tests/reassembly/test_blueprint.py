@@ -291,9 +291,14 @@ def test_hostile_shapes_weights_and_nesting_are_refused() -> None:
         {"layer0.weight": torch.zeros(2, 1, 3)},
         {"layer0.weight": torch.zeros(2, 1, 3, 3, dtype=torch.float64)},
         {"layer9.weight": torch.zeros(1)},
+        {"layer1.running_mean": torch.tensor([0.0, float("nan")])},
     ):
         with pytest.raises(ParcelError):
             rebuild(Blueprint(graph), weights | change)
+    masked = {"layer1.running_mean": torch.tensor([0.0, -torch.inf])}  # a buffer, as masks are
+    assert torch.equal(
+        rebuild(Blueprint(graph), weights | masked).state_dict()["layer1.running_mean"], masked["layer1.running_mean"]
+    )
     with pytest.raises(ParcelError, match="layer0"):
         rebuild(Blueprint(graph), {name: value for name, value in weights.items() if name != "layer0.weight"})
 

@@ -76,6 +76,16 @@ def test_constant_activations_are_like_nothing() -> None:
     first, second = torch.full((5, 3), 0.1), torch.tensor([0.7, 1.3, -3e4]).expand(5, 3)
     assert cka(first, second) == 0
     assert cka(first, torch.nextafter(first, torch.ones(())).where(torch.rand(5, 3) < 0.5, first)) == 0
+    # Among many samples, too; and what is constant among the first of them alone is not.
+    noise = torch.randn(40, 2)
+    late = torch.full((40, 1), 0.1)
+    late[20:] = 5.0
+    for features in (torch.cat([noise, torch.full((40, 1), -3e4)], 1), torch.cat([noise, late], 1)):
+        centred = features.double() - features.double().mean(0)
+        assert torch.allclose(gram(features), (centred @ centred.T).float(), atol=1e-4)
+    inexact = torch.tensor([0.7, 123.456, 3.3333]).expand(40, 3)
+    assert (inexact != inexact.mean(0)).any()
+    assert cka(inexact, inexact) == 0
     little = torch.randn(5, 3) * 1e-3
     assert cka(little + 1, little).item() == pytest.approx(1, abs=1e-4)
 

@@ -181,10 +181,6 @@ def _lost(path: Path, how: str) -> RunError:
     return RunError(f"{path} {how}, so the run cannot go on: restore it, or begin anew with another --out")
 
 
-FAILURE = "failure.txt"
-"""Holds, in a run's directory, why it could not go on."""
-
-
 def check_free(path: Path) -> None:
     """Raise RunError if there is anything in `path` that a new run there would mix with."""
     if path.exists() and (not path.is_dir() or any(entry.name != f"experiment.toml{UNFINISHED}" for entry in path.iterdir())):

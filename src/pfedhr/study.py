@@ -18,14 +18,13 @@ from typing import Protocol
 from pfedhr.algorithm import Algorithm
 from pfedhr.data import NAMES, PublicOptions
 from pfedhr.disk import locked, write
-from pfedhr.errors import PfedhrError
+from pfedhr.errors import FAILURE, PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.inference import repeatable
 from pfedhr.launch import Silent, prepare, resume, start
 from pfedhr.machine import machine, versions
 from pfedhr.processes import Processes, WorkerError
-from pfedhr.run import FAILURE
 
 MADE = "made.json"
 """Holds, in a run's folder, the versions and the machine that it was made by, and when."""

@@ -4,9 +4,9 @@ J. Wang, X. Yang, S. Cui, L. Che, L. Lyu, D. Xu, F. Ma, "Towards Personalized Fe
 Reassembly", NeurIPS 2023, arXiv 2308.08643. Up: the client's weights. Down: the teacher, when the client next takes part; with
 `teachers` = structure also to clients never heard of, which are sent those of all structures and take their own.
 
-The paper's form is the preset `paper`; docs/method.md says how the default departs from it, and on what evidence. Departures
-of both, where the paper leaves things open: groups by k-medoids; a stitch only between blocks that were not neighbours;
-`light` stitches by default; a client keeps its last teacher; its own unchanged network is never its teacher.
+The paper's form is the preset `paper`; docs/method.md has the default's departures and their evidence. Departures of both,
+where the paper leaves things open: groups by k-medoids; a stitch only between blocks that were not neighbours; `light`
+stitches by default; a client keeps its last teacher; its own unchanged network is never its teacher.
 """
 
 from __future__ import annotations
@@ -67,8 +67,7 @@ class PFedHR(Teaching):
     distil_weight: float = 1.0
     """Weight of the teacher in the client's loss (lambda)."""
     decline_below: float = 0.5
-    """A client declines a teacher that knows less than this share of what it knows itself: how many private examples of each of
-    its own classes are told from the others of these, beyond chance; 0 = none."""
+    """A client declines a teacher that knows less than this share of what it knows itself, see `beyond_chance`; 0 = none."""
     tuning_epochs: int = 10
     """Epochs of tuning on the public data."""
     tuning_batch_size: int = 32
@@ -202,10 +201,9 @@ class PFedHR(Teaching):
         if self.teachers == "structure":
             structures = structures.taught({replies[client].structure: one for client, one in teachers.items()})
             teachers = {}  # none waits for one client alone
-        names = [[str(ref) for ref in members] for members in groups]
-        metrics = {"candidates": len(recipes), "groups": names, **told, **watch.seconds}
+        told = {"candidates": len(recipes), "groups": [list(map(str, members)) for members in groups], **told, **watch.seconds}
         after = server.after(replies.keys(), teachers, known, said if self.donors == "all" else {})
-        return replace(after, structures=structures), metrics
+        return replace(after, structures=structures), told
 
     def _solve(
         self, drafts: Mapping[Recipe, Teacher], bank: BlockBank, mean: Tensor, view: ServerView, watch: Stopwatch

@@ -11,22 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pfedhr.errors import FAILURE
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
 from pfedhr.flower.processes import Family, FlowerError, await_answer, free_port
 from pfedhr.flower.simulation import DIRECTORY
 from pfedhr.launch import Watcher, prepare, stored_experiment
-from pfedhr.run import (
-    FAILURE,
-    ClientOutcome,
-    RunDirectory,
-    RunError,
-    check_free,
-    on_flower,
-    read_outcomes,
-    read_rounds,
-    run_name,
-)
+from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_outcomes, read_rounds, run_name
 
 LOG = "flower.log"
 """What Flower's processes say, in the run's directory."""

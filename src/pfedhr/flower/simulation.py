@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pfedhr.algorithm import ServerView
 from pfedhr.disk import write
-from pfedhr.errors import PfedhrError
+from pfedhr.errors import FAILURE, PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.flower.errands import Participant, States
 from pfedhr.flower.mailbox import Mailbox
@@ -20,7 +20,7 @@ from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Cohort, sequential
 from pfedhr.launch import Silent, make_cohort, outcomes, run_on, stored_experiment
-from pfedhr.run import FAILURE, RunDirectory, run_name
+from pfedhr.run import RunDirectory, run_name
 
 DIRECTORY = "run-directory"
 """The setting of Flower's run that names the run's directory."""

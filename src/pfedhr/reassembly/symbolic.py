@@ -21,11 +21,9 @@ from pfedhr.inference import LARGEST_BATCH
 from pfedhr.reassembly.layer_shapes import extrapolated, run_layer
 
 TRAINED_BATCHES = (2, 3, LARGEST_BATCH)
-"""The batch sizes at which forward() is followed in training. Not one: a batch norm cannot train on it. What a network does to
-the largest, that of `predict`, must be what it does to small ones."""
+"""Those at which forward() is followed in training, `predict`'s the last. Not one: a batch norm cannot train on it."""
 EVALUATED_BATCHES = (2, 1, LARGEST_BATCH)
 """Those in evaluation, as many."""
-
 WHOLE_LAYERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 """Layers of torch.nn that stay whole although their children own weights."""
 

@@ -11,8 +11,7 @@ from scipy import stats
 
 from pfedhr.report.comparison import MethodRow, differences, mean_and_spread, method_rows, points
 from pfedhr.report.sheet import Sheet
-from pfedhr.reproduction.beside import HEADS
-from pfedhr.reproduction.targets import Conditions
+from pfedhr.reproduction.beside import heading
 from pfedhr.results import Results, read_results
 from pfedhr.statistics import paired_interval
 
@@ -28,9 +27,7 @@ def places() -> list[tuple[str, str, Results]]:
     found: list[tuple[str, str, Results]] = []
     for folder in sorted(path for path in FOLDER.iterdir() if path.is_dir()):
         results = read_results(folder)
-        for setting in results.settings:
-            at = Conditions.parse(setting)
-            found.append((folder.name, f"{HEADS[at.partition]}, {at.public}", results.of(setting)))
+        found += [(folder.name, heading(setting), results.of(setting)) for setting in results.settings]
     return found
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,8 +12,10 @@ import pytest
 from test_run import EXPERIMENT
 
 from pfedhr.algorithms import ALGORITHMS
-from pfedhr.arguments import folder
+from pfedhr.arguments import UsageError, folder
 from pfedhr.cli import COMMANDS, main
+from pfedhr.cli_studies import BASE, shared_by_all
+from pfedhr.experiment_file import dump, load_experiment, override
 from pfedhr.launch import stored_experiment
 from pfedhr.run import RunDirectory
 from pfedhr.zoo import ZOO
@@ -102,6 +105,29 @@ def test_a_study_takes_no_other_folder(tmp_path: Path, capsys: pytest.CaptureFix
             main(["compare", str(file), "--algorithms", "local-public", "--out", str(out)])
         assert words in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
+
+
+def test_a_comparison_is_the_same_wherever_the_files_of_its_set_lie(tmp_path: Path) -> None:
+    here, there = (
+        override(load_experiment("two-classes"), ["--data.name", "mnist", "--data.dir", place]) for place in ("here", "there")
+    )
+    (tmp_path / BASE).write_text(dump(here))  # as it was written before, and as a reader may have changed it
+    shared_by_all(there, tmp_path)
+    with pytest.raises(UsageError, match="is of another experiment"):
+        shared_by_all(override(there, ["--plan.rounds", "3"]), tmp_path)
+
+
+def test_a_comparison_leaves_out_no_runs_whose_files_are_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "toy.toml", tmp_path / "study"
+    file.write_text(EXPERIMENT)
+    command = ["compare", str(file), "--out", str(out), "--plan.rounds", "1", "--seeds", "0", "--algorithms"]
+    main([*command, "local-public"])
+    shutil.rmtree(out / "cells")
+    with pytest.raises(SystemExit):
+        main([*command, "fedmd"])
+    assert "tells of 1 runs whose files are gone" in capsys.readouterr().err
+    main([*command, "local-public,fedmd"])
+    assert all(method in (out / "tables.md").read_text() for method in ("local-public", "fedmd"))
 
 
 @pytest.mark.parametrize("place", ["cells.csv", "table2-small/mnist/cells.csv"])

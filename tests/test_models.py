@@ -95,7 +95,7 @@ not_callable = 3
         (".models:make", ["'.models:make'", "not of the form"]),
         (f"{__name__}:", ["not of the form"]),
         (f"{__name__}:absent", ["has no function 'absent'"]),
-        (f"{__name__}:not_callable", ["has no function 'not_callable'"]),
+        (f"{__name__}:not_callable", ["'not_callable' in", "is of type int; name a function"]),
         (f"{__name__}:failing", ["failed when called", "no such size"]),
         (f"{__name__}:no_module", ["returned a int"]),
         (f"{__name__}:two_inputs", ["failed on a batch of two"]),

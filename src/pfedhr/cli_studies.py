@@ -19,7 +19,7 @@ from pfedhr.arguments import UsageError, count, folder, numbers, take, words
 from pfedhr.disk import write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
-from pfedhr.experiment_file import dump, load_experiment, override
+from pfedhr.experiment_file import dump, load_experiment, override, parse
 from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
 from pfedhr.report.console import CellsDisplay
 from pfedhr.report.study import check_kept, read_about, write_rows
@@ -53,7 +53,7 @@ def compare(arguments: list[str]) -> None:
     name, *settings = arguments
     experiment, methods = _methods(load_experiment(name), words("--algorithms", names), settings)
     path = folder(out, f"runs/compare-{experiment.name}")
-    base = _base(experiment, path)
+    base = shared_by_all(experiment, path)
     cells = cells_of([Setting(experiment.name, experiment, methods)], numbers("--seeds", seeds or SEEDS))
     at_once, store = count("--workers", workers), path / "cells"
     told = told_runs([path] if (path / "cells.csv").exists() else [])
@@ -105,13 +105,19 @@ def _method(experiment: Experiment, name: str, given: Sequence[str]) -> Algorith
         raise UsageError(str(error).replace("algorithm.", f"{name}.")) from error
 
 
-def _base(experiment: Experiment, path: Path) -> str:
-    """Return what all methods share. Raises UsageError if the comparison in `path` is of another: its tables would be lost."""
-    text = dump(replace(without_place(experiment), seed=0, workers=1, compare_local=False, algorithm=Local()))
-    file = path / BASE
-    if file.exists() and file.read_text(encoding="utf-8") != text:
+def shared_by_all(experiment: Experiment, path: Path) -> str:
+    """Return the text of what all methods share.
+
+    Raises UsageError if the comparison in `path` is of another experiment: its tables would be lost.
+    """
+    text, file = _shared(experiment), path / BASE
+    if file.exists() and _shared(parse(file.read_text(encoding="utf-8"), str(file))) != text:
         raise UsageError(f"--out {path}: the comparison there is of another experiment ({file}); name another folder")
     return text
+
+
+def _shared(experiment: Experiment) -> str:
+    return dump(replace(without_place(experiment), seed=0, workers=1, compare_local=False, algorithm=Local()))
 
 
 def reproduce_target(arguments: list[str]) -> None:

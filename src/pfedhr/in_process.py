@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
@@ -189,8 +190,15 @@ _cohort: Cohort | None = None
 def _hold_cohort(federation: bytes, rest: dict[str, Any]) -> None:
     global _cohort
     _cohort = Cohort(federation=unpack(Federation, federation), **rest)
+
+
+@functools.cache
+def _held_cohort() -> Cohort:
+    """Return the cohort, its networks built, in the first task: what is raised where a process begins is lost."""
+    assert _cohort is not None
     _cohort.build_networks()
+    return _cohort
 
 
 def _with_cohort(task: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
-    return task(_cohort, *arguments)
+    return task(_held_cohort(), *arguments)

@@ -35,7 +35,7 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
 
 @contextmanager
 def repeatable() -> Generator[None]:
-    """Let equal work have equal results inside the block: sums come in one order, whatever the number of cores.
+    """Let equal work have equal results inside the block, where torch can: sums come in one order on any number of cores.
 
     Small networks are faster on one thread, too.
     """

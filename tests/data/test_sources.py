@@ -40,7 +40,7 @@ def test_own_function_is_called_with_the_directory(monkeypatch: pytest.MonkeyPat
     ("name", "message"),
     [
         ("own_data:absent", "own_data has no function 'absent'"),
-        ("own_data:number", "own_data has no function 'number'"),
+        ("own_data:number", "'number' in own_data is of type int; name a function"),
         ("own_data:wrong", "the function returned list; return a pfedhr.data.Dataset"),
         ("no_such_module:load", "there is no module 'no_such_module' to import.*PYTHONPATH"),
         ("own_data:", "not of the form 'package.module:function'"),

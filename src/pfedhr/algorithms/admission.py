@@ -122,7 +122,7 @@ def _fault(source: Source, inputs: Tensor, view: ServerView, tuned_in: int) -> s
     taken, given = input_of(source.blueprint, 1), source.plans[-1].out_shape
     if (taken.dtype, taken.shape[1:], given) != (inputs.dtype, inputs.shape[1:], (view.classes,)):
         return f"its network leads from {str(taken.dtype)[6:]} {tuple(taken.shape[1:])} to {given}"
-    for batch in _batches(len(view.public), LARGEST_BATCH) if len(view.public) else ():
+    for batch in _batches(len(view.public), LARGEST_BATCH):
         check_batch(source.blueprint, batch, training=False)
     for batch in _batches(len(view.public), tuned_in) if tuned_in else ():
         check_batch(source.blueprint, batch, training=True)
@@ -132,4 +132,4 @@ def _fault(source: Source, inputs: Tensor, view: ServerView, tuned_in: int) -> s
 
 def _batches(count: int, size: int) -> set[int]:
     """Return the sizes of the batches of at most `size` that `count` examples fall into."""
-    return {min(size, count), count % size or min(size, count)}
+    return {min(size, count), count % size or min(size, count)} if count else set()

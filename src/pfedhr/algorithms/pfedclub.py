@@ -74,7 +74,7 @@ class PFedClub(Teaching):
 
     @property
     def _trained_in(self) -> int:
-        """None: the blocks stay frozen."""
+        """0: the blocks stay frozen."""
         return 0
 
     def server_step(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> tuple[Teachers, Metrics]:

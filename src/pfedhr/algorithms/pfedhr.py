@@ -67,7 +67,7 @@ class PFedHR(Teaching):
     distil_weight: float = 1.0
     """Weight of the teacher in the client's loss (lambda)."""
     decline_below: float = 0.5
-    """A client declines a teacher that knows less than this share of what it knows itself, see `beyond_chance`; 0 = none."""
+    """A client declines what tells its own classes apart, beyond chance, less than this share as well as itself; 0 = none."""
     tuning_epochs: int = 10
     """Epochs of tuning on the public data."""
     tuning_batch_size: int = 32

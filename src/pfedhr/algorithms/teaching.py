@@ -43,8 +43,7 @@ class Teaching(Algorithm):
     teacher_max_age: int = 0
     """Rounds for which a teacher serves; 0 = until the next one."""
     decline_below: float = 0.0
-    """A client declines a teacher that knows less than this share of what it knows itself: how many private examples of each of
-    its own classes are told from the others of these, beyond chance; 0 = none."""
+    """A client declines what tells its own classes apart, beyond chance, less than this share as well as itself; 0 = none."""
     tuning_epochs: int = 3
     """Epochs of tuning on the public data."""
     tuning_batch_size: int = 8

@@ -27,13 +27,11 @@ _CONVOLUTIONS = (
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag, functional.embedding, functional.embedding_bag)
 _LINEAR = (nn.Linear, nn.Bilinear, functional.linear, functional.bilinear)
 _SOFTMAX = (nn.Softmax, functional.softmax, torch.softmax, "softmax")
-_PRODUCTS = (
-    *(operator.matmul, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum),
-    *("matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm"),
-)
-MATRIX_FUNCTIONS = frozenset(
-    (*_CONVOLUTIONS, *_EMBEDDINGS, *_LINEAR, *_PRODUCTS, functional.multi_head_attention_forward)  # layers among them, too
-)
+_BATCHED = (operator.matmul, torch.matmul, torch.bmm, torch.baddbmm, torch.einsum, "matmul", "__matmul__", "bmm", "baddbmm")
+"""Products that attention over a batch may be made of."""
+_PRODUCTS = (*_BATCHED, torch.mm, torch.addmm, "mm", "addmm")
+_APPLYING = (*_CONVOLUTIONS, *_EMBEDDINGS, *_LINEAR, *_PRODUCTS, functional.multi_head_attention_forward)
+MATRIX_FUNCTIONS = frozenset(one for one in _APPLYING if not isinstance(one, type))
 """What applies a matrix or a kernel: functions, and methods by their names."""
 
 
@@ -44,7 +42,7 @@ def operation(model: nn.Module, nodes: Sequence[fx.Node], out_shape: tuple[int, 
     def any_of(kinds: Sequence[object]) -> bool:
         return any(kind in used for kind in kinds)
 
-    if any_of((*WHOLE_LAYERS, functional.scaled_dot_product_attention)) or (any_of(_SOFTMAX) and any_of(_PRODUCTS)):
+    if any_of((*WHOLE_LAYERS, functional.scaled_dot_product_attention)) or (any_of(_SOFTMAX) and any_of(_BATCHED)):
         return "attention"
     if any(isinstance(one, type) and issubclass(one, nn.RNNBase | nn.RNNCellBase) for one in used):
         return "recurrent"

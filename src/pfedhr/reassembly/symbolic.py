@@ -21,9 +21,9 @@ from pfedhr.inference import LARGEST_BATCH
 from pfedhr.reassembly.layer_shapes import extrapolated, run_layer
 
 TRAINED_BATCHES = (2, 3, LARGEST_BATCH)
-"""Those at which forward() is followed in training, `predict`'s the last. Not one: a batch norm cannot train on it."""
+"""The sizes at which forward() is followed in training, `predict`'s the last; none is 1, on which a batch norm cannot train."""
 EVALUATED_BATCHES = (2, 1, LARGEST_BATCH)
-"""Those in evaluation, as many."""
+"""Those in evaluation, in the same order."""
 WHOLE_LAYERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 """Layers of torch.nn that stay whole although their children own weights."""
 

@@ -10,7 +10,7 @@ tables.md, tables.tex      the same for readers, with means by structure and the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,17 +65,17 @@ def _made(results: Results) -> dict[str, str]:
     }
 
 
-def check_kept(cells: Iterable[Cell], store: Path, folder: Path) -> None:
+def check_kept(cells: Iterable[Cell], store: Path, folder: Path, elsewhere: Collection[str] = ()) -> None:
     """Raise ResultsError if tables in `folder` tell of runs that are not among `cells` and whose files are gone.
 
-    Tables of these cells would take the place of all that is known of such runs.
+    Tables of these cells would take the place of all that is known of such runs, but of those told `elsewhere`.
     """
     told = told_runs([folder]) if (folder / "cells.csv").exists() else {}
-    lost = [one for one in told.keys() - {cell.folder for cell in cells} if not is_finished(store / one)]
-    if lost:
+    left_out = told.keys() - {cell.folder for cell in cells} - set(elsewhere)
+    if lost := [one for one in left_out if not is_finished(store / one)]:
         raise ResultsError(
             f"{folder} tells of {len(lost)} runs whose files are gone and that this command leaves out, {min(lost)} for one: "
-            f"name another --out, or ask for these as well"
+            f"name another --out, or ask for these as well; to give them up, move {folder / 'cells.csv'} away"
         )
 
 

@@ -11,6 +11,12 @@ from pfedhr.results import Results
 HEADS = {"iid": "IID", "classes": "two classes", "dirichlet": "Dirichlet"}
 
 
+def heading(setting: str) -> str:
+    """Return the words for a setting's partition and public data."""
+    at = Conditions.parse(setting)
+    return f"{HEADS[at.partition]}, {at.public}"
+
+
 def beside_sheet(target: Target, scale: str, results: Results, data: str) -> Sheet:
     """Return a row a method, public data and value of the axis: ours, ± over seeds, and what is published, by partition."""
     found: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {}

@@ -41,17 +41,18 @@ def reproduce(
 
     Returns the folders written, one a data set, and why runs failed, by their folders: tables are made of the others. Runs are
     kept in `folder`/cells and shared by all targets; those that tables in `folder` tell of are not run again, even where their
-    files are gone. Raises what `run_cells` raises, before any training, and ResultsError for a table
-    that is damaged, or that would lose runs.
+    files are gone. Raises what `run_cells` raises, before any training, and ResultsError for a table that is damaged, or would
+    lose runs.
     """
     if target.axis or target.name == "figure7":
         need_matplotlib()
     cells = {data: cells_of(settings_of(target, scale, data, directory), seeds) for data in sets}
     store = folder / "cells"
+    tables = sorted(rows.parent for rows in folder.glob("*/*/cells.csv"))
     places = {data: folder / f"{target.name}-{scale.name}" / data for data in sets}
     for data, place in places.items():
-        check_kept(cells[data], store, place)
-    told = told_runs(sorted(rows.parent for rows in folder.glob("*/*/cells.csv")))
+        check_kept(cells[data], store, place, told_runs(one for one in tables if one != place))
+    told = told_runs(tables)
     failed = run_cells([cell for each in cells.values() for cell in each], store, workers, watch, told)
     command = f"pfedhr reproduce {target.name} --scale {scale.name} --seeds {','.join(map(str, seeds))} --workers {workers}"
     written: list[Path] = []

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pfedhr.report.comparison import MethodRow, method_rows
 from pfedhr.report.sheet import Sheet
-from pfedhr.reproduction.beside import HEADS
-from pfedhr.reproduction.targets import Conditions
+from pfedhr.reproduction.beside import heading
 from pfedhr.results import read_results
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "ablation-small" / "fashion-mnist"
@@ -19,14 +18,11 @@ FOLDER = Path(__file__).parents[1] / "docs" / "results" / "ablation-small" / "fa
 def forms() -> tuple[list[str], dict[str, dict[str, MethodRow]]]:
     """Return the headings of the settings, and every form's rows by them, in the order in which pieces are added."""
     results = read_results(FOLDER)
-    headings: list[str] = []
     rows: dict[str, dict[str, MethodRow]] = {}
     for setting in results.settings:
-        at = Conditions.parse(setting)
-        headings.append(f"{HEADS[at.partition]}, {at.public}")
         for row in method_rows(results.of(setting)):
-            rows.setdefault(row.method, {})[headings[-1]] = row
-    return headings, rows
+            rows.setdefault(row.method, {})[heading(setting)] = row
+    return list(map(heading, results.settings)), rows
 
 
 def accuracies(row: MethodRow | None) -> str:
@@ -47,4 +43,4 @@ if __name__ == "__main__":
         ]
         for form, found in rows.items()
     ]
-    print(Sheet("What each piece brings (%)", ["form", *headings, "server s"], lines).markdown())
+    print(Sheet("What each piece brings (%)", ["form", *headings, "server s, least"], lines).markdown())

@@ -38,7 +38,7 @@ if __name__ == "__main__":
     lines = [
         [
             f"`{form}`",
-            *(accuracies(found.get(heading)) for heading in headings),
+            *(accuracies(found.get(setting)) for setting in headings),
             f"{min(row.server_seconds for row in found.values()):.1f}",
         ]
         for form, found in rows.items()

@@ -57,7 +57,7 @@ def compare(arguments: list[str]) -> None:
     cells = cells_of([Setting(experiment.name, experiment, methods)], numbers("--seeds", seeds or SEEDS))
     at_once, store = count("--workers", workers), path / "cells"
     told = told_runs([path] if (path / "cells.csv").exists() else [])
-    check_kept(cells, store, path)
+    check_kept(cells, store, path, {path: told})
     failed = _watched(lambda display: run_cells(cells, store, at_once, display, told), path)
     missing = write_rows(cells, store, path, told)
     if missing is not None:

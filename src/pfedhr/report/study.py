@@ -19,7 +19,7 @@ from pfedhr.disk import csv_bytes, write
 from pfedhr.experiment_file import dump
 from pfedhr.report.comparison import comparison_records, comparison_sheet, method_rows, server_sheet, structure_sheet
 from pfedhr.report.sheet import Sheet
-from pfedhr.results import Results, ResultsError, Run, collect, told_runs, write_results
+from pfedhr.results import Results, ResultsError, Run, collect, write_results
 from pfedhr.study import Cell, is_finished, is_there
 
 NOTES = """\
@@ -65,13 +65,14 @@ def _made(results: Results) -> dict[str, str]:
     }
 
 
-def check_kept(cells: Iterable[Cell], store: Path, folder: Path, elsewhere: Collection[str] = ()) -> None:
-    """Raise ResultsError if tables in `folder` tell of runs that are not among `cells` and whose files are gone.
+def check_kept(cells: Iterable[Cell], store: Path, folder: Path, tables: Mapping[Path, Collection[str]]) -> None:
+    """Raise ResultsError if the table in `folder` tells of runs that are not among `cells` and whose files are gone.
 
-    Tables of these cells would take the place of all that is known of such runs, but of those told `elsewhere`.
+    `tables`: the runs that each folder's table tells of. A table of these cells would take the place of all that is known of
+    such runs, unless another tells of them.
     """
-    told = told_runs([folder]) if (folder / "cells.csv").exists() else {}
-    left_out = told.keys() - {cell.folder for cell in cells} - set(elsewhere)
+    elsewhere = {run for place, told in tables.items() if place != folder for run in told}
+    left_out = set(tables.get(folder, ())) - {cell.folder for cell in cells} - elsewhere
     if lost := [one for one in left_out if not is_finished(store / one)]:
         raise ResultsError(
             f"{folder} tells of {len(lost)} runs whose files are gone and that this command leaves out, {min(lost)} for one: "

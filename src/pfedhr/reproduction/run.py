@@ -48,11 +48,11 @@ def reproduce(
         need_matplotlib()
     cells = {data: cells_of(settings_of(target, scale, data, directory), seeds) for data in sets}
     store = folder / "cells"
-    tables = sorted(rows.parent for rows in folder.glob("*/*/cells.csv"))
+    tables = {rows.parent: told_runs([rows.parent]) for rows in sorted(folder.glob("*/*/cells.csv"))}
     places = {data: folder / f"{target.name}-{scale.name}" / data for data in sets}
     for data, place in places.items():
-        check_kept(cells[data], store, place, told_runs(one for one in tables if one != place))
-    told = told_runs(tables)
+        check_kept(cells[data], store, place, tables)
+    told = {run: rows for table in tables.values() for run, rows in table.items()}
     failed = run_cells([cell for each in cells.values() for cell in each], store, workers, watch, told)
     command = f"pfedhr reproduce {target.name} --scale {scale.name} --seeds {','.join(map(str, seeds))} --workers {workers}"
     written: list[Path] = []

@@ -28,6 +28,16 @@ def test_ones_own_network_and_data(tmp_path: Path) -> None:
     assert "6 clients better off than alone" in ended.stdout
 
 
+def test_ones_own_method(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "own_method.py", tmp_path)
+    command = [Path(sys.executable).parent / "pfedhr", "compare", "demo", "--algorithms", "own_method:UniformTeacher"]
+    command += ["--uniform-teacher.weight", "0.5", "--seeds", "0", "--plan.rounds", "2", "--plan.local-epochs", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "uniform-teacher" in ended.stdout
+    rows = (tmp_path / "runs" / "compare-demo" / "cells.csv").read_text()
+    assert ",uniform-teacher," in rows
+
+
 def test_the_public_names_are_there() -> None:
     assert all(getattr(pfedhr, name) is not None for name in pfedhr.__all__)
     assert set(dir(pfedhr)) == set(pfedhr.__all__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,8 @@ from pfedhr.disk import write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, load_experiment, override, parse
+from pfedhr.imports import NotFoundError
+from pfedhr.methods import find_method
 from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
 from pfedhr.report.console import CellsDisplay
 from pfedhr.report.study import check_kept, read_about, write_rows
@@ -72,13 +73,9 @@ def _methods(experiment: Experiment, names: Sequence[str], settings: Sequence[st
 
     A method has its defaults, or what the experiment says of it, changed by --METHOD.FIELD VALUE.
     """
-    for name in names:
-        if name not in ALGORITHMS:
-            near = difflib.get_close_matches(name, ALGORITHMS, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UsageError(f"--algorithms: unknown method {name!r}: {hint}known are {', '.join(ALGORITHMS)}")
+    named = {ALONE: ALONE} | _by_label(names)
     common: list[str] = []
-    own: dict[str, list[str]] = {name: [] for name in dict.fromkeys([ALONE, *names])}
+    own: dict[str, list[str]] = {label: [] for label in named}
     target = common
     for word in settings:
         if word.startswith("--"):
@@ -86,23 +83,37 @@ def _methods(experiment: Experiment, names: Sequence[str], settings: Sequence[st
             target = own[prefix] if prefix in own and dot else common
             field = word.partition("=")[0].replace("-", "_").replace("__", "--", 1)
             if dot and prefix in ALGORITHMS and prefix not in own:
-                raise UsageError(f"{word}: {prefix} is not in --algorithms, which has {', '.join(names)}")
+                raise UsageError(f"{word}: {prefix} is not in --algorithms, which has {', '.join(own)}")
             if prefix == "algorithm":
-                raise UsageError(f"{word}: say which method it is for, as in --{names[-1]}.{rest}")
+                raise UsageError(f"{word}: say which method it is for, as in --{list(own)[-1]}.{rest}")
             if field in ELSEWHERE:
                 raise UsageError(f"{word}: a comparison sets it by itself; give {ELSEWHERE[field]} instead")
             word = f"--algorithm.{rest}" if target is not common else word
         target.append(word)
     experiment = override(experiment, common)
-    return experiment, {name: _method(experiment, name, given) for name, given in own.items()}
+    return experiment, {label: _method(experiment, label, named[label], given) for label, given in own.items()}
 
 
-def _method(experiment: Experiment, name: str, given: Sequence[str]) -> Algorithm:
+def _by_label(names: Sequence[str]) -> dict[str, str]:
+    """Return the names of methods by what tables call them. Raises UsageError for unknown ones, and for two of one label."""
+    named: dict[str, str] = {}
+    for name in names:
+        try:
+            label = find_method(name).name
+        except NotFoundError as error:
+            raise UsageError(f"--algorithms: unknown method {name!r}: {error}") from error
+        if label in named:
+            raise UsageError(f"--algorithms: {named[label]} and {name} are both called {label!r}: let their names differ")
+        named[label] = name
+    return named
+
+
+def _method(experiment: Experiment, label: str, name: str, given: Sequence[str]) -> Algorithm:
     """Return the named method with the fields that are given. Raises UsageError, which calls fields as the user did."""
     try:
         return override(experiment, ["--algorithm.name", name, *given]).algorithm
     except PfedhrError as error:
-        raise UsageError(str(error).replace("algorithm.", f"{name}.")) from error
+        raise UsageError(str(error).replace("algorithm.", f"{label}.")) from error
 
 
 def shared_by_all(experiment: Experiment, path: Path) -> str:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pfedhr.algorithm import QUIET, Algorithm
-from pfedhr.algorithms import ALGORITHMS
 from pfedhr.data import reads_files
 from pfedhr.experiment import Experiment, ExperimentError
+from pfedhr.imports import NotFoundError, check_loaded
+from pfedhr.methods import find_method, name_of
 
 
 def presets() -> dict[str, str]:
@@ -45,12 +46,31 @@ def read(path: Path) -> str:
 
 
 def parse(text: str, place: str) -> Experiment:
-    """Return the experiment of a TOML text; `place` is where it was found. Raises ExperimentError naming field and place."""
+    """Return the experiment of a TOML text; `place` is where it was found. Raises ExperimentError naming field and place.
+
+    A method of the user's own is imported.
+    """
+    return _from_table(Experiment, _table(text, place), "", place)
+
+
+def parse_foreign(text: str, place: str) -> Experiment:
+    """Return what `parse` does of a text that another machine has sent: nothing is imported for it."""
+    table = _table(text, place)
+    section = table.get("algorithm")
+    name = section.get("name") if isinstance(section, dict) else None
+    if isinstance(name, str) and ":" in name:
+        try:
+            check_loaded(name, "class")
+        except NotFoundError as error:
+            raise _no_method(name, place, error) from error
+    return _from_table(Experiment, table, "", place)
+
+
+def _table(text: str, place: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ExperimentError(f"{place} is not TOML: {error}") from error
-    return _from_table(Experiment, table, "", place)
 
 
 def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
@@ -62,7 +82,7 @@ def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
     table = tomllib.loads(dump(experiment))
     place = "the command line"
     options = dict(_options(words))
-    if (method := options.get("algorithm.name", [])) and method != [experiment.algorithm.name]:
+    if (method := options.get("algorithm.name", [])) and method != [name_of(type(experiment.algorithm))]:
         table["algorithm"] = {"name": method[0]}
     if preset := options.pop("algorithm.preset", []):
         table["algorithm"] |= _preset(_method(table["algorithm"]["name"], place), " ".join(preset), place)
@@ -139,10 +159,14 @@ def _from_table(cls: Any, table: Any, path: str, place: str) -> Any:
 
 
 def _method(name: Any, place: str) -> type[Algorithm]:
-    if isinstance(name, str) and name in ALGORITHMS:
-        return ALGORITHMS[name]
-    hint = _nearest(str(name), ALGORITHMS)
-    raise ExperimentError(f"algorithm.name = {name!r} in {place}: {hint}known are {', '.join(ALGORITHMS)}")
+    try:
+        return find_method(str(name))
+    except NotFoundError as error:
+        raise _no_method(name, place, error) from error
+
+
+def _no_method(name: Any, place: str, error: NotFoundError) -> ExperimentError:
+    return ExperimentError(f"algorithm.name = {name!r} in {place}: {error}")
 
 
 def _preset(method: type[Algorithm], name: Any, place: str) -> dict[str, Any]:
@@ -185,7 +209,7 @@ def dump(experiment: Experiment) -> str:
     for section, value in plain.items():
         if dataclasses.is_dataclass(value):
             lines += ["", f"[{section}]"]
-            lines += [f"name = {_toml(value.name)}"] if isinstance(value, Algorithm) else []
+            lines += [f"name = {_toml(name_of(type(value)))}"] if isinstance(value, Algorithm) else []
             lines += [f"{name} = {_toml(held)}" for name, held in _told(value).items()]
     return "\n".join(lines) + "\n"
 

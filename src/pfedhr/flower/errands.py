@@ -22,7 +22,7 @@ from pfedhr.data import Examples, Public
 from pfedhr.disk import write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
-from pfedhr.experiment_file import parse
+from pfedhr.experiment_file import parse_foreign
 from pfedhr.inference import repeatable
 from pfedhr.models import ModelSpec, build
 from pfedhr.seeding import number
@@ -190,7 +190,7 @@ def present(participant: Participant, call: RollCall) -> Presence:
     if call.experiment:
         try:
             parameters = sum(value.numel() for value in build(participant.network, 0).parameters())
-            experiment = parse(call.experiment, "the server's experiment")
+            experiment = parse_foreign(call.experiment, "the server's experiment")
             networks = {participant.id: participant.network}
             setup = Setup(networks, participant.public, experiment.plan.training, active=1)
             if experiment.algorithm.public_use(labelled=True).endswith("at clients"):
@@ -215,7 +215,7 @@ def perform(participant: Participant, errand: Errand, message: bytes | None) -> 
         raise ErrandError(f"this is {participant.id}, and the errand is for {errand.client}")
     if not RUN.fullmatch(errand.run) or not 0 <= errand.since < errand.round or errand.step is (message is None):
         raise ErrandError(f"an errand that makes no sense: run {errand.run[:40]!r}, round {errand.round} after {errand.since}")
-    experiment = parse(errand.experiment, "the server's experiment")
+    experiment = parse_foreign(errand.experiment, "the server's experiment")
     states = States(participant.folder / errand.run)
     view = participant.view(experiment, errand.run, errand.round)
     order = Order(errand.round, message, errand.evaluate)

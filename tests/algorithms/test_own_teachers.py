@@ -13,13 +13,14 @@ from torch import Tensor
 from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms import pfedhr
+from pfedhr.algorithms import pfedhr, solving
+from pfedhr.algorithms.assignment import assign
 from pfedhr.algorithms.lessons import Lesson, Taught
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.solving import head_outputs
 from pfedhr.algorithms.teacher import Teacher, teacher_network, weights_in
-from pfedhr.algorithms.tuning import TuningJob, tune
+from pfedhr.algorithms.tuning import Tuned, TuningJob, tune
 from pfedhr.algorithms.uploads import describe_network, upload
 from pfedhr.data import Examples, Public
 from pfedhr.federate import Schedule, federate
@@ -27,7 +28,7 @@ from pfedhr.in_process import Cohort, InProcess, Workers, sequential
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.parcel import pack, unpack
-from pfedhr.reassembly import cut
+from pfedhr.reassembly import Recipe, cut
 
 OWN = PFedHR.paper(groups=3, candidates=2, tuning_epochs=1, probe=8, teachers="own")
 FORMS = [
@@ -95,7 +96,7 @@ def test_labels_that_heads_are_solved_for_are_said_to_be_used(labelled: bool, mo
         led_to.append(head_outputs(mean, public, labels) - head_outputs(mean, public, False))
         return led_to[-1]
 
-    monkeypatch.setattr(pfedhr, "head_outputs", watched)
+    monkeypatch.setattr(solving, "head_outputs", watched)
     teachers_of(algorithm, make_cohort("cnn1", "mlp"))
     assert [bool(one.any()) for one in led_to] == [labelled]
     assert algorithm.public_use(labelled=True) == ("labels at the server" if labelled else "inputs at the server")
@@ -245,6 +246,33 @@ def test_solved_stitches_and_heads_are_nearer_to_what_donors_know_and_touch_no_b
         for name, value in solved[recipe].weights.items():
             if name.startswith("block"):
                 assert torch.equal(value, random[recipe].weights[name])
+
+
+@pytest.mark.parametrize(("probe", "solved_on"), [(64, 8), (64, 256), (12, 256), (12, 8)])
+@pytest.mark.parametrize("average", [False, True])
+def test_what_solved_candidates_say_is_known_without_running_them_again(
+    probe: int, solved_on: int, average: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the public examples that they were solved on, of the probe, and of neither; the uploads themselves, too."""
+    cohort = make_cohort("cnn1", "cnn2", "cnn1", "mlp")
+    algorithm = PFedHR.paper(**SOLVED, groups=3, candidates=6, probe=probe, average_structures=average)
+    for module in (solving, pfedhr):
+        monkeypatch.setattr(module, "SOLVED_ON", solved_on)
+    seen: dict[Recipe, Tuned] = {}
+
+    def watched(chains: Any, offered: Any, tuned: dict[Recipe, Tuned]) -> Any:
+        seen.update(tuned)
+        assert set(tuned) == {*chains.values(), *(recipe for some in offered.values() for recipe in some)}
+        return assign(chains, offered, tuned)
+
+    monkeypatch.setattr(pfedhr, "assign", watched)
+    assert teachers_of(algorithm, cohort)
+    assert len(seen) > 4
+    public = cohort.federation.public.ready(cohort.device)
+    assert 12 < len(public) < 64
+    for recipe, one in seen.items():
+        assert one.teacher.recipe == recipe
+        torch.testing.assert_close(one.logits, predict(teacher_network(one.teacher), public.inputs))
 
 
 def test_classes_that_no_donor_thinks_possible_leave_the_tuning_finite() -> None:

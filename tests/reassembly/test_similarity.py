@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pfedhr.models import ModelSpec, build
 from pfedhr.reassembly import block_similarity, cka, deposit, hsic, profile, run_chain
+from pfedhr.reassembly.blocks import flatten_for
 from pfedhr.reassembly.similarity import gram
 from pfedhr.seeding import generator
 
@@ -109,6 +110,25 @@ def test_all_pairs_at_once_are_the_pairwise_loop() -> None:
         for column, second in enumerate(fast.refs):
             slow = sum(slow_cka(a.double(), b.double()) for a, b in zip(seen[first], seen[second], strict=True))
             assert fast.values[row, column].item() == pytest.approx(slow.item(), abs=2e-5), (first, second)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 9, 20])
+def test_what_a_block_takes_is_what_its_own_network_gives_it(keep: int) -> None:
+    probe = torch.rand(9, 1, 12, 12)
+    models = {name: build(ModelSpec(name, (1, 12, 12), 3), 0, name) for name in ("cnn1", "mlp")}
+    bank = deposit(models, probe[:2])
+    found = profile(bank, probe, keep)
+    assert set(found.intakes) == (set(bank) if keep else set())
+    for owner in bank.owners:
+        values = probe
+        for ref in bank.chain(owner):
+            values = flatten_for(bank[ref], values)
+            if keep:
+                assert torch.equal(found.intakes[ref], values[:keep])
+                assert found.intakes[ref].untyped_storage().nbytes() == values[:keep].nbytes  # and nothing of the rest
+            with torch.no_grad():
+                values = bank[ref].module.eval()(values)
+        assert torch.equal(found.logits[owner], values)
 
 
 def test_blocks_of_identical_networks_are_at_half_a_unit() -> None:

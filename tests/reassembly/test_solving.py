@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pfedhr.inference import predict
 from pfedhr.models import ModelSpec, build
-from pfedhr.reassembly import BlockRef, Joint, Recipe, StitchKind, assemble, deposit, intakes, layout, solved_joints
+from pfedhr.reassembly import BlockBank, BlockRef, Joint, Recipe, StitchKind, assemble, deposit, layout, profile, solved_joints
 from pfedhr.reassembly.blocks import flatten_for
-from pfedhr.reassembly.solving import RIDGE, WIDEST, _solve, ridge
+from pfedhr.reassembly.solving import MOST_ROWS, RIDGE, WIDEST, Solution, _solve, _spread, ridge
 
 SHAPES = [(6,), (4, 6), (9, 5), (10, 6), (3, 4, 4), (5, 8, 8), (6, 2, 3)]
 
@@ -25,17 +25,35 @@ def test_a_linear_relation_is_found() -> None:
     torch.testing.assert_close(level.float(), bias, rtol=0, atol=0.01)
 
 
-def test_ridge_is_least_squares_with_rows_that_hold_the_weights_small() -> None:
-    """The slow twin: one more row an input, and a column of ones that nothing holds."""
-    inputs, targets = torch.randn(50, 4, dtype=torch.float64) + 1, torch.randn(50, 2, dtype=torch.float64)
+@pytest.mark.parametrize("width", [4, 50, 70])
+def test_ridge_is_least_squares_with_rows_that_hold_the_weights_small(width: int) -> None:
+    """The slow twin: one more row an input, and a column of ones that nothing holds; more inputs than rows, too."""
+    inputs, targets = torch.randn(50, width, dtype=torch.float64) + 1, torch.randn(50, 2, dtype=torch.float64)
     centred = inputs - inputs.mean(0)
     strength = RIDGE * centred.square().sum(0).mean()
     rows = torch.cat(
-        [torch.cat([inputs, torch.ones(50, 1)], 1), torch.cat([strength.sqrt() * torch.eye(4), torch.zeros(4, 1)], 1)]
+        [torch.cat([inputs, torch.ones(50, 1)], 1), torch.cat([strength.sqrt() * torch.eye(width), torch.zeros(width, 1)], 1)]
     )
-    expected = torch.linalg.lstsq(rows, torch.cat([targets, torch.zeros(4, 2)])).solution.T
+    expected = torch.linalg.lstsq(rows, torch.cat([targets, torch.zeros(width, 2)])).solution.T
     weight, bias = ridge(inputs, targets)
     torch.testing.assert_close(torch.cat([weight, bias[:, None]], 1), expected)
+
+
+@pytest.mark.parametrize("width", [3, 30])
+def test_what_is_not_finite_gives_weights_that_are_not_and_raises_nothing(width: int) -> None:
+    inputs = torch.randn(20, width)
+    inputs[3, 1] = torch.nan
+    assert not ridge(inputs, torch.randn(20, 2))[0].isfinite().all()
+
+
+def test_of_many_pixels_as_many_are_taken_from_every_column() -> None:
+    columns = _spread(torch.arange(256 * 16).repeat(16)[:, None] % 16)  # 256 maps of 16 x 16
+    assert len(columns) == MOST_ROWS
+    counts = columns.flatten().bincount()
+    assert len(counts) == 16
+    assert counts.min() > 0.9 * counts.max()
+    few = torch.randn(MOST_ROWS, 1)
+    assert _spread(few) is few
 
 
 def test_inputs_that_never_change_leave_the_mean() -> None:
@@ -48,6 +66,16 @@ def network(name: str, seed: int = 0) -> nn.Module:
     return build(ModelSpec(name, (1, 8, 8), 4), seed).eval()
 
 
+def solve(recipe: Recipe, bank: BlockBank, probe: Tensor, outputs: Tensor) -> Solution:
+    return solved_joints({recipe: layout(recipe, bank)}, bank, profile(bank, probe, len(probe)).intakes, probe, outputs)[recipe]
+
+
+def put(solution: Solution, candidate: nn.Sequential) -> None:
+    for name, part in solution.modules.items():
+        if not name.startswith("block"):
+            candidate.get_submodule(name).load_state_dict(part.state_dict())
+
+
 @pytest.mark.parametrize("name", ["cnn1", "cnn2", "resnet", "mlp"])
 def test_between_two_copies_of_one_network_a_solved_stitch_changes_nothing(name: str) -> None:
     """Every second block is the other copy's, so there is a stitch at each place, and what it should do is nothing."""
@@ -55,29 +83,54 @@ def test_between_two_copies_of_one_network_a_solved_stitch_changes_nothing(name:
     bank = deposit({"a": model, "b": copy.deepcopy(model)}, probe[:2])
     chain = bank.chain("a")
     recipe = Recipe(tuple(BlockRef("ab"[place % 2], ref.index) for place, ref in enumerate(chain)))
-    parts = layout(recipe, bank)
     expected = predict(model, probe)
-    joints = solved_joints(parts, bank, intakes(bank, probe), probe, expected)
+    solution = solve(recipe, bank, probe, expected)
     candidate, untuned = assemble(recipe, bank), assemble(recipe, bank)
-    for name_, joint in joints.items():
-        candidate.get_submodule(name_).load_state_dict(joint.state_dict())
+    put(solution, candidate)
+    torch.testing.assert_close(solution.logits, predict(candidate, probe))
     error, before = ((predict(one, probe) - expected).square().mean() for one in (candidate, untuned))
     # Resizing loses what it must; where maps keep their size nothing is lost but by the ridge.
     assert error < 0.05 * expected.var()
     assert error < 0.1 * before
 
 
-def test_what_a_block_takes_is_what_its_own_network_gives_it() -> None:
-    probe = torch.rand(9, 1, 8, 8)
-    bank = deposit({"a": network("cnn1"), "b": network("mlp")}, probe[:2])
-    intake = intakes(bank, probe)
-    for owner in bank.owners:
-        values = probe
-        for ref in bank.chain(owner):
-            values = flatten_for(bank[ref], values)
-            assert torch.equal(intake(ref), values)
-            with torch.no_grad():
-                values = bank[ref].module.eval()(values)
+def slowly_solved(recipe: Recipe, bank: BlockBank, probe: Tensor, outputs: Tensor) -> dict[str, nn.Module]:
+    """The slow twin: one network after the other, from the input on."""
+    parts, values, modules = layout(recipe, bank), probe, dict[str, nn.Module]()
+    names = list(parts)
+    for place, name in enumerate(names):
+        part = parts[name]
+        modules[name] = part.build() if isinstance(part, Joint) else bank[part].module
+        if isinstance(part, Joint) and part.kind != "flatten":
+            wanted, behind = outputs, parts[names[place + 1]] if part.kind != "head" else None
+            if isinstance(behind, BlockRef):
+                wanted = probe
+                for ref in bank.chain(behind.owner)[: behind.index - 1]:
+                    wanted = predict(bank[ref].module, flatten_for(bank[ref], wanted))
+                wanted = flatten_for(bank[behind], wanted)
+            _solve(modules[name], values, wanted)
+        values = predict(modules[name], values)
+    return modules
+
+
+def test_candidates_that_begin_alike_are_solved_as_each_by_itself() -> None:
+    torch.manual_seed(0)
+    probe, outputs = torch.rand(40, 1, 8, 8), torch.randn(40, 4)
+    bank = deposit({"a": network("cnn1"), "b": network("cnn3", 1), "c": network("mlp", 2)}, probe[:2])
+    a, b, c = (bank.chain(owner) for owner in "abc")
+    chains = [a, a[:2] + b[2:], a[:2] + b[3:], a[:2] + c[2:], a[:1] + b[1:3] + a[3:], b[1:], b[:3], c[:1] + a[2:]]
+    recipes = [Recipe(blocks) for blocks in chains]
+    layouts, kept = {recipe: layout(recipe, bank) for recipe in recipes}, profile(bank, probe, len(probe)).intakes
+    together = solved_joints(layouts, bank, kept, probe, outputs)
+    assert list(together) == recipes
+    for recipe in recipes:
+        alone, slow = solve(recipe, bank, probe, outputs), slowly_solved(recipe, bank, probe, outputs)
+        assert list(together[recipe].modules) == list(alone.modules) == list(slow) == list(layouts[recipe])
+        assert torch.equal(together[recipe].logits, alone.logits)
+        for name, module in together[recipe].modules.items():
+            for key, value in module.state_dict().items():
+                assert torch.equal(value, alone.modules[name].state_dict()[key])
+                torch.testing.assert_close(value, slow[name].state_dict()[key], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(SHAPES, SHAPES)))
@@ -102,12 +155,10 @@ def test_a_head_leads_to_the_outputs_that_are_asked_for() -> None:
     probe = torch.rand(128, 1, 8, 8)
     bank = deposit({"a": network("cnn1")}, probe[:2])
     recipe = Recipe(bank.chain("a")[:-1])
-    parts = layout(recipe, bank)
-    assert list(parts)[-1] == "head"
+    assert list(layout(recipe, bank))[-1] == "head"
     outputs = predict(network("cnn1"), probe)  # a linear layer of its features gives just these
-    joints = solved_joints(parts, bank, intakes(bank, probe), probe, outputs)
     candidate = assemble(recipe, bank)
-    candidate.get_submodule("head").load_state_dict(joints["head"].state_dict())
+    put(solve(recipe, bank, probe, outputs), candidate)
     assert (predict(candidate, probe) - outputs).square().mean() < 0.05 * outputs.var()
 
 

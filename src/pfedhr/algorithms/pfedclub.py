@@ -39,6 +39,7 @@ from pfedhr.reassembly import (
     Recipe,
     Similarity,
     Sizes,
+    block_similarity,
     complete,
     group,
 )
@@ -86,7 +87,7 @@ class PFedClub(Teaching):
         with watch("profile_seconds"):
             sources = sources_of({client: replies[client] for client in sorted(replies)}, known, self.most_blocks)
             bank = deposit_sources(sources, view.device)
-            similarity = self._similarity(bank, view)
+            similarity = block_similarity(self._profile(bank, view))
         with watch("group_seconds"):
             groups = group(similarity, min(self.groups, len(bank)))
         with watch("propose_seconds"):

@@ -11,7 +11,7 @@ stitches by default; a client keeps its last teacher; its own unchanged network 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -23,13 +23,12 @@ from pfedhr.algorithms.candidates import Limits, search
 from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.needs import at_least
 from pfedhr.algorithms.private import common_weights
-from pfedhr.algorithms.solving import SOLVED_ON, head_outputs, solve_drafts
+from pfedhr.algorithms.solving import SOLVED_ON, logits_of_donors, solve_drafts
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.teacher import Teacher, weights_in
 from pfedhr.algorithms.teaching import Teaching
-from pfedhr.algorithms.tuning import Tuned, TuningJob, mean_prediction, softmax_on_public, tune
+from pfedhr.algorithms.tuning import Tuned, TuningJob, logits_on_public, mean_prediction, tune
 from pfedhr.algorithms.uploads import (
-    Source,
     Upload,
     deposit_sources,
     describe_network,
@@ -39,8 +38,9 @@ from pfedhr.algorithms.uploads import (
     structure_means,
 )
 from pfedhr.data import Examples
+from pfedhr.learning import soft_targets
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import BlockBank, Groups, Recipe, cut, layout
+from pfedhr.reassembly import BlockBank, Groups, Profile, Recipe, block_similarity, cut, layout
 from pfedhr.seeding import generator
 
 PAPER: Mapping[str, Any] = {
@@ -126,11 +126,14 @@ class PFedHR(Teaching):
     def _takes_labels(self) -> bool:
         return self.tuning_targets != "cohort"
 
+    @property
+    def _solves(self) -> bool:
+        return self.teachers == "reassembled" and self.stitch_start == "solved"
+
     def public_use(self, labelled: bool) -> PublicUse:
         """Return labels where networks are tuned to them or heads solved for them, else inputs."""
         labelled = labelled and self._takes_labels
-        solved = self.teachers == "reassembled" and self.stitch_start == "solved"
-        return "labels at the server" if labelled and solved else super().public_use(labelled)
+        return "labels at the server" if labelled and self._solves else super().public_use(labelled)
 
     def init_client(self, view: ClientView) -> Taught:
         """Return what Teaching does, but weights that all of a structure begin with where they are averaged later."""
@@ -175,27 +178,39 @@ class PFedHR(Teaching):
             uploads = sources_of({client: replies[client] for client in sorted(replies)}, known, self.most_blocks)
             sources = structure_means(uploads) if self.average_structures else uploads
             bank = deposit_sources(sources, view.device)
-        groups, recipes = self._propose(bank, view, watch) if self.teachers == "reassembled" else ((), ())
+        profile, groups, recipes = self._propose(bank, view, watch) if self.teachers == "reassembled" else (None, (), ())
         with watch("assemble_seconds"):
             drafts = {recipe: self._draft(recipe, bank, sources, view) for recipe in recipes}
             # Each upload as its own chain: what candidates are matched with, what the cohort says, or the teacher itself.
             own = bank if sources is uploads else deposit_sources(uploads, view.device)
-            chains = {client: Recipe(own.chain(client)) for client in uploads if drafts or self.teachers != "reassembled"}
-            clones = {recipe: self._draft(recipe, own, uploads, view) for recipe in chains.values()}
-        said: Tensors = {}
-        if self._knows_aim or self.stitch_start == "solved":
+            clones = self._whole(uploads, own, view) if drafts or self.teachers != "reassembled" else {}
+        logits: Tensors = {}
+        if self._knows_aim or self._solves:
             with watch("ensemble_seconds"):
-                said = {client: softmax_on_public(clones[chain], view) for client, chain in chains.items()}
+                if profile and self._solves and own is bank:  # what the profile told
+                    logits = logits_of_donors(bank, profile, self._probe(view), view)
+                else:
+                    logits = {client: logits_on_public(one, view) for client, one in clones.items()}
+        said = {client: soft_targets(logits[client]).exp() for client in clones if client in logits}
         mean = mean_prediction(said if self.donors == "active" else {**server.said, **said})
-        if self.stitch_start == "solved" and mean is not None:
-            drafts = self._solve(drafts, bank, mean, view, watch)
+        tuned: dict[Recipe, Tuned] = {}
+        if profile and self._solves and drafts and mean is not None:
+            with watch("solve_seconds"):
+                parts = {recipe: layout(recipe, bank, self.stitch, self.stitch_layers) for recipe in drafts}
+                solved = solve_drafts(drafts, parts, bank, profile, self._probe(view), mean, self._takes_labels, view)
+            drafts = {recipe: one.teacher for recipe, one in solved.items()}
+            if not self.tuning_epochs:  # what all of them say is known
+                tuned = {one.recipe: Tuned(one, logits[client]) for client, one in clones.items()} | solved
         structures = server.structures
         if self.teachers == "structure":
             with watch("assemble_seconds"):
                 structures = structures.heard(replies)
-                fellows = sources_of(structures.fellows(replies.values()), known, self.most_blocks)
-                chains, clones = self._shared(uploads, structure_means(fellows), view)
-        tuned = self._tune((drafts | clones).values(), mean, view, watch)
+                means = structure_means(sources_of(structures.fellows(replies.values()), known, self.most_blocks))
+                shared = self._whole(means, deposit_sources(means, view.device), view)
+                by_structure = {means[name].structure: one for name, one in shared.items()}
+                clones = {client: by_structure[source.structure] for client, source in uploads.items()}
+        chains = {client: one.recipe for client, one in clones.items()}
+        tuned = tuned or self._tune(drafts | {one.recipe: one for one in clones.values()}, mean, view, watch)
         with watch("match_seconds"):
             teachers, told = self._choose(chains, recipes, tuned)
         if self.teachers == "structure":
@@ -205,35 +220,15 @@ class PFedHR(Teaching):
         after = server.after(replies.keys(), teachers, known, said if self.donors == "all" else {})
         return replace(after, structures=structures), told
 
-    def _solve(
-        self, drafts: Mapping[Recipe, Teacher], bank: BlockBank, mean: Tensor, view: ServerView, watch: Stopwatch
-    ) -> dict[Recipe, Teacher]:
-        """Return the drafts with solved stitches, and heads that lead to what the cohort knows."""
-        with watch("solve_seconds"):
-            parts = {recipe: layout(recipe, bank, self.stitch, self.stitch_layers) for recipe in drafts}
-            places = self._probe(view)[:SOLVED_ON]
-            public = view.public.take(places).ready(view.device)
-            outputs = head_outputs(mean[places].to(view.device), public, self._takes_labels)
-            return solve_drafts(drafts, parts, bank, public.inputs, outputs, view)
-
     def _tune(
-        self, networks: Collection[Teacher], mean: Tensor | None, view: ServerView, watch: Stopwatch
+        self, networks: Mapping[Recipe, Teacher], mean: Tensor | None, view: ServerView, watch: Stopwatch
     ) -> dict[Recipe, Tuned]:
         """Return every network tuned to the labels, to what the cohort says, or to both."""
         with watch("tune_seconds"):
             targets = mean.log() if self._knows_aim and mean is not None else None
             aims = (self.contrastive_temperature, False, targets, self._takes_labels, self.tuned_blocks)
-            jobs = [TuningJob(one, self._tuning, *aims) for one in networks]
+            jobs = [TuningJob(one, self._tuning, *aims) for one in networks.values()]
             return {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
-
-    def _shared(
-        self, uploads: Mapping[str, Source], means: Mapping[str, Source], view: ServerView
-    ) -> tuple[dict[str, Recipe], dict[Recipe, Teacher]]:
-        """Return the chain of each client's structure, and the untuned network of each chain, the mean of its structure."""
-        bank = deposit_sources(means, view.device)
-        own = {one.structure: Recipe(bank.chain(name)) for name, one in means.items()}
-        chains = {client: own[source.structure] for client, source in uploads.items()}
-        return chains, {chain: self._draft(chain, bank, means, view) for chain in own.values()}
 
     def _choose(
         self, chains: Mapping[str, Recipe], recipes: Sequence[Recipe], tuned: Mapping[Recipe, Tuned]
@@ -244,8 +239,9 @@ class PFedHR(Teaching):
             return teachers, described(chains, teachers, tuned)
         return assign(chains, dict.fromkeys(chains, recipes), tuned) if recipes else ({}, {})
 
-    def _propose(self, bank: BlockBank, view: ServerView, watch: Stopwatch) -> tuple[Groups, Sequence[Recipe]]:
+    def _propose(self, bank: BlockBank, view: ServerView, watch: Stopwatch) -> tuple[Profile, Groups, Sequence[Recipe]]:
         with watch("profile_seconds"):
-            similarity = self._similarity(bank, view)
+            profile = self._profile(bank, view, SOLVED_ON if self._solves else 0)
+            similarity = block_similarity(profile)
         limits = Limits(self.groups, self.candidates, self.repeat_groups)
-        return search(similarity, bank, limits, generator(view.seed, view.round, "candidates"), watch)
+        return profile, *search(similarity, bank, limits, generator(view.seed, view.round, "candidates"), watch)

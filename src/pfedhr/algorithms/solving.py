@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ServerView
 from pfedhr.algorithms.teacher import Teacher, with_joints
+from pfedhr.algorithms.tuning import Tuned
 from pfedhr.data import Examples, Public
-from pfedhr.reassembly import BlockBank, BlockRef, Joint, Recipe, intakes, solved_joints
+from pfedhr.parcel import Tensors
+from pfedhr.reassembly import BlockBank, BlockRef, Joint, Profile, Recipe, layout, predict_chains, solved_joints
 from pfedhr.seeding import seeded
+
+Key = TypeVar("Key")
 
 SOLVED_ON = 256
 """How many public examples stitches are solved on at most."""
@@ -31,19 +37,55 @@ def head_outputs(mean: Tensor, public: Public, labels: bool) -> Tensor:
     return known.clamp(min=LEAST).log()
 
 
+def logits_of_donors(bank: BlockBank, profile: Profile, probe: Tensor, view: ServerView) -> Tensors:
+    """Return the logits (n, classes) of the networks of a bank on the public data.
+
+    Those at the places `probe` have come with the profile.
+    """
+    parts = {owner: layout(Recipe(bank.chain(owner)), bank).values() for owner in bank.owners}
+    chains = {
+        owner: [part.build() if isinstance(part, Joint) else bank[part].module for part in own] for owner, own in parts.items()
+    }
+    return _completed(profile.logits, chains, probe, view)
+
+
 def solve_drafts(
     drafts: Mapping[Recipe, Teacher],
     parts: Mapping[Recipe, Mapping[str, BlockRef | Joint]],
     bank: BlockBank,
-    inputs: Tensor,
-    outputs: Tensor,
+    profile: Profile,
+    probe: Tensor,
+    mean: Tensor,
+    labels: bool,
     view: ServerView,
-) -> dict[Recipe, Teacher]:
-    """Return the drafts, each of its `parts`, with stitches and heads that are solved on `inputs` and lead to `outputs`."""
-    intake = intakes(bank, inputs)
-    solved: dict[Recipe, Teacher] = {}
-    for recipe, one in drafts.items():
-        with seeded(view.seed, view.round, str(recipe), "stitches"):  # for what is too wide to be solved
-            joints = solved_joints(parts[recipe], bank, intake, inputs, outputs)
-        solved[recipe] = with_joints(one, parts[recipe], joints)
-    return solved
+) -> dict[Recipe, Tuned]:
+    """Return the drafts, each of its `parts`, with stitches and heads that lead to what is known, and their logits.
+
+    `probe`: the places of the public examples that the profile is of; `mean` and `labels`: see `head_outputs`.
+    """
+    places = probe[:SOLVED_ON]
+    public = view.public.take(places).ready(view.device)
+    outputs = head_outputs(mean[places].to(view.device), public, labels)
+    with seeded(view.seed, view.round, "solved stitches"):  # for what is too wide to be solved
+        solved = solved_joints(parts, bank, profile.intakes, public.inputs, outputs)
+    chains = {recipe: list(one.modules.values()) for recipe, one in solved.items()}
+    logits = _completed({recipe: one.logits for recipe, one in solved.items()}, chains, places, view)
+    teachers = {recipe: with_joints(drafts[recipe], parts[recipe], one.modules) for recipe, one in solved.items()}
+    return {recipe: Tuned(teacher, logits[recipe]) for recipe, teacher in teachers.items()}
+
+
+def _completed(
+    there: Mapping[Key, Tensor], chains: Mapping[Key, Sequence[nn.Module]], places: Tensor, view: ServerView
+) -> dict[Key, Tensor]:
+    """Return logits (n, classes) on the public data, on the CPU: those `there` at `places`, elsewhere what the chains say."""
+    public = view.public.ready(view.device).inputs
+    others = torch.ones(len(public), dtype=torch.bool)
+    others[places] = False
+    rest = predict_chains(chains, public[others.to(public.device)]) if others.any() else {}
+    found: dict[Key, Tensor] = {}
+    for key, known in there.items():
+        found[key] = known.new_empty((len(public), *known.shape[1:]), device="cpu")
+        found[key][places] = known.cpu()
+        if rest:
+            found[key][others] = rest[key].cpu()
+    return found

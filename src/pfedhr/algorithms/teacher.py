@@ -60,10 +60,10 @@ def draft(
     return Teacher(recipe, parts, round, weights)
 
 
-def with_joints(teacher: Teacher, parts: Mapping[str, BlockRef | Joint], joints: Mapping[str, nn.Module]) -> Teacher:
-    """Return the teacher with the weights of these stitches and heads, by their names in `parts`, its `layout`."""
+def with_joints(teacher: Teacher, parts: Mapping[str, BlockRef | Joint], modules: Mapping[str, nn.Module]) -> Teacher:
+    """Return the teacher with the weights of stitches and heads in `modules`, by their names in `parts`, its `layout`."""
     weights = dict(teacher.weights)
-    for name, module in joints.items():
+    for name, module in modules.items():
         if isinstance(part := parts[name], Joint):
             weights |= {f"{name}.{own}": value.cpu() for own, value in _describe_joint(part).weights(module).items()}
     return replace(teacher, weights=weights)

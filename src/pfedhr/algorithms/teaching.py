@@ -24,7 +24,7 @@ from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Training, distil, soft_targets, steady
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import BlockBank, Recipe, Similarity, StitchKind, block_similarity, cut, profile
+from pfedhr.reassembly import BlockBank, Profile, Recipe, StitchKind, cut, profile
 from pfedhr.seeding import generator, seeded
 
 
@@ -184,9 +184,9 @@ class Teaching(Algorithm):
         targets = soft_targets(logits, self.temperature)
         return steady(lambda student, batch: self.distil_weight * distil(student, targets[batch], self.temperature))
 
-    def _similarity(self, bank: BlockBank, view: ServerView) -> Similarity:
-        """Return how alike the blocks are on public examples, the same in every round."""
-        return block_similarity(profile(bank, view.public.take(self._probe(view)).ready(view.device).inputs))
+    def _profile(self, bank: BlockBank, view: ServerView, keep: int = 0) -> Profile:
+        """Return what blocks do on public examples, the same in every round, and what enters them of the first `keep`."""
+        return profile(bank, view.public.take(self._probe(view)).ready(view.device).inputs, keep)
 
     def _probe(self, view: ServerView) -> Tensor:
         """Return the places of the public examples that blocks are compared on."""
@@ -201,6 +201,10 @@ class Teaching(Algorithm):
         """Return the untuned network of a recipe, its stitches' initial weights named by round and recipe."""
         with seeded(view.seed, view.round, str(recipe), "stitches"):
             return draft(recipe, bank, sources, self.stitch, view.round, self.stitch_layers)
+
+    def _whole(self, sources: Mapping[str, Source], bank: BlockBank, view: ServerView) -> dict[str, Teacher]:
+        """Return every network of a bank as its own chain, untuned."""
+        return {owner: self._draft(Recipe(bank.chain(owner)), bank, sources, view) for owner in sources}
 
 
 def beyond_chance(logits: Tensor, labels: Tensor) -> float:

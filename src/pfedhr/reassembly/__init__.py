@@ -11,8 +11,9 @@ from pfedhr.reassembly.matching import Matching, agreement, match, match_logits
 from pfedhr.reassembly.plans import BlockPlan, cut, rebuild_blocks
 from pfedhr.reassembly.rebuilding import check_batch, input_of, rebuild
 from pfedhr.reassembly.recipes import RULES, Recipe, Rules, Search, propose
+from pfedhr.reassembly.sharing import predict_chains
 from pfedhr.reassembly.similarity import Profile, Similarity, block_similarity, cka, hsic, profile
-from pfedhr.reassembly.solving import intakes, solved_joints
+from pfedhr.reassembly.solving import solved_joints
 from pfedhr.reassembly.stitching import StitchError, StitchKind, stitch
 from pfedhr.reassembly.symbolic import DecompositionError
 from pfedhr.reassembly.vocabulary import DescriptionError, register
@@ -56,10 +57,10 @@ __all__ = [
     "group",
     "hsic",
     "input_of",
-    "intakes",
     "layout",
     "match",
     "match_logits",
+    "predict_chains",
     "profile",
     "propose",
     "rebuild",

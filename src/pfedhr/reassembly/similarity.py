@@ -5,8 +5,8 @@ Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Shaped
@@ -81,13 +81,16 @@ class Profile:
     """What the blocks did on the probe: one centred Gram matrix of unit length for every place between blocks.
 
     `places` (places, samples^2); `entering[i]` and `leaving[i]` are the rows of block `refs[i]`. What leaves a block
-    is what enters the next, so a network of H blocks has H + 1 places.
+    is what enters the next, so a network of H blocks has H + 1 places. `logits` (samples, classes) are what networks gave, by
+    their names, and `intakes` (kept, ...) what each block took of the first samples, as many as were asked for.
     """
 
     refs: tuple[BlockRef, ...]
     places: Float[Tensor, "places entries"]
     entering: tuple[int, ...]
     leaving: tuple[int, ...]
+    logits: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    intakes: Mapping[BlockRef, Tensor] = field(default_factory=dict[BlockRef, Tensor])
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,14 @@ class Similarity:
     values: Float[Tensor, "blocks blocks"]
 
 
-def profile(bank: BlockBank, probe: Tensor) -> Profile:
-    """Run every network of the bank once on `probe` (samples, ...), in eval mode, and keep its Gram matrices."""
+def profile(bank: BlockBank, probe: Tensor, keep: int = 0) -> Profile:
+    """Run every network of the bank once on `probe` (samples, ...), in eval mode, and keep its Gram matrices.
+
+    What enters the blocks is kept of the first `keep` samples alone, for it is large.
+    """
     places: list[Tensor] = []
     at: dict[BlockRef, int] = {}
+    logits, intakes = dict[str, Tensor](), dict[BlockRef, Tensor]()
     for owner in bank.owners:
         chain = bank.chain(owner)
         values = probe
@@ -109,10 +116,14 @@ def profile(bank: BlockBank, probe: Tensor) -> Profile:
             places.append(_unit(gram(values)))
             for ref in chain:
                 at[ref] = len(places)
-                values = bank[ref].module(flatten_for(bank[ref], values))
+                values = flatten_for(bank[ref], values)
+                if keep:
+                    intakes[ref] = values[:keep].clone()  # for a module may change in place what it takes
+                values = bank[ref].module(values)
                 places.append(_unit(gram(values)))
+        logits[owner] = values
     leaving = tuple(at[ref] for ref in bank)
-    return Profile(tuple(bank), torch.stack(places), tuple(place - 1 for place in leaving), leaving)
+    return Profile(tuple(bank), torch.stack(places), tuple(place - 1 for place in leaving), leaving, logits, intakes)
 
 
 def block_similarity(profile: Profile) -> Similarity:

@@ -6,66 +6,97 @@ linear system; the ReLU behind it is left out of account, for what blocks take i
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pfedhr.inference import inference
+from pfedhr.inference import predict
 from pfedhr.reassembly.assembly import Joint
 from pfedhr.reassembly.bank import BlockBank, BlockRef
-from pfedhr.reassembly.blocks import flatten_for
+from pfedhr.reassembly.recipes import Recipe
+from pfedhr.reassembly.sharing import run_shared
 
 RIDGE = 1e-3
 """Weight of the squared weights against the mean square of what they multiply."""
 WIDEST = 4096
 """Inputs that a layer may have to be solved; wider ones, which `full` stitches can be, keep their initial weights."""
+MOST_ROWS = 10_007
+"""Pixels or tokens that a layer is solved on at most. A prime, so that even steps through them meet all columns of a map."""
+
+
+class Solution(NamedTuple):
+    """A reassembled network's modules by their names in its `layout`, and its logits (samples, classes) on the probe."""
+
+    modules: Mapping[str, nn.Module]
+    logits: Tensor
+
+
+class _Step(NamedTuple):
+    """A part, the block that a stitch leads to, and whether all up to here is as in the block's own network."""
+
+    name: str
+    part: BlockRef | Joint
+    target: BlockRef | None
+    own: bool
+
+
+class _Reached(NamedTuple):
+    """What leaves a step, and the modules up to there by their names."""
+
+    values: Tensor
+    modules: Mapping[str, nn.Module]
 
 
 def solved_joints(
-    parts: Mapping[str, BlockRef | Joint],
+    layouts: Mapping[Recipe, Mapping[str, BlockRef | Joint]],
     bank: BlockBank,
-    intake: Callable[[BlockRef], Tensor],
+    intakes: Mapping[BlockRef, Tensor],
     probe: Tensor,
     outputs: Float[Tensor, "samples classes"],
-) -> dict[str, nn.Module]:
-    """Return the joints of a reassembled network by their names in `parts`, its `layout`, solved one after the other.
+) -> dict[Recipe, Solution]:
+    """Return reassembled networks by their `layout`, their joints solved one after the other.
 
-    `intake` gives what a block takes in its own network on `probe` (samples, ...), as `intakes` does; `outputs`: the logits
+    `intakes`: what each block takes in its own network on `probe` (samples, ...), as `profile` keeps it; `outputs`: the logits
     that a head shall give. Each joint is solved for what really reaches it, so it makes up for the errors of those before it.
+    What networks have in common from the input on is solved once.
     """
-    names, joints, values = list(parts), dict[str, nn.Module](), probe
-    for place, name in enumerate(names):
-        part = parts[name]
+
+    def take(before: _Reached, step: _Step) -> _Reached:
+        part = step.part
+        module = bank[part].module if isinstance(part, BlockRef) else part.build().to(probe.device)
+        modules = {**before.modules, step.name: module}
         if isinstance(part, BlockRef):
-            module = bank[part].module
+            following = BlockRef(part.owner, part.index + 1)
+            if step.own and following in intakes:
+                return _Reached(intakes[following].reshape(len(probe), *bank[part].out_shape), modules)
+        elif part.kind != "flatten":
+            _solve(module, before.values, outputs if step.target is None else intakes[step.target])
+        return _Reached(predict(module, before.values.clone()), modules)  # which a module may change in place
+
+    ends = run_shared({recipe: _steps(parts) for recipe, parts in layouts.items()}, _Reached(probe, {}), take)
+    return {recipe: Solution(end.modules, end.values) for recipe, end in ends.items()}
+
+
+def _steps(parts: Mapping[str, BlockRef | Joint]) -> list[_Step]:
+    """Return the parts of a network as steps, which are equal where the same is to be done."""
+    behind = [*parts.values(), None][1:]
+    steps: list[_Step] = []
+    own, before = True, None
+    for (name, part), following in zip(parts.items(), behind, strict=True):
+        if isinstance(part, BlockRef):
+            own = own and part.index == (before.index + 1 if before else 1) and part.owner == (before or part).owner
+            before = part
         else:
-            module = joints[name] = part.build().to(probe.device)
-        with inference(module):
-            if isinstance(part, Joint) and part.kind != "flatten":
-                following = None if part.kind == "head" else parts[names[place + 1]]
-                _solve(module, values, intake(following) if isinstance(following, BlockRef) else outputs)
-            values = module(values)
-    return joints
+            own = own and part.kind == "flatten"
+        steps.append(_Step(name, part, following if isinstance(following, BlockRef) else None, own))
+    return steps
 
 
-def intakes(bank: BlockBank, probe: Tensor) -> Callable[[BlockRef], Tensor]:
-    """Return what gives the input of any block of the bank, in its own network on `probe`, in eval mode."""
-
-    @functools.cache
-    def intake(ref: BlockRef) -> Tensor:
-        if ref.index == 1:
-            return flatten_for(bank[ref], probe)
-        before = BlockRef(ref.owner, ref.index - 1)
-        with inference(bank[before].module):
-            return flatten_for(bank[ref], bank[before].module(intake(before)))
-
-    return intake
-
-
+@torch.no_grad()
 def _solve(joint: nn.Module, values: Tensor, wanted: Tensor) -> None:
     """Give the first layer of `joint` the weights that lead from `values` to `wanted`, and later ones those of the identity."""
     first, *later = [module for module in joint.children() if isinstance(module, nn.Linear | nn.Conv2d)]
@@ -73,7 +104,9 @@ def _solve(joint: nn.Module, values: Tensor, wanted: Tensor) -> None:
         if module is first:
             break
         values = module(values)
-    inputs, targets = _rows(first, values), _rows(first, _pulled(wanted, first(values)))
+    # Of what the layer gives now only the shape matters, which one sample tells.
+    reached = first(values[:1]).expand(len(values), *[-1] * (values.dim() - 1))
+    inputs, targets = (_spread(_rows(first, one)) for one in (values, _pulled(wanted, reached)))
     if inputs.shape[1] <= WIDEST:
         weight, bias = ridge(inputs, targets)
         first.weight.copy_(weight.view_as(first.weight))
@@ -88,15 +121,29 @@ def ridge(inputs: Float[Tensor, "rows inputs"], targets: Float[Tensor, "rows out
     inputs, targets = inputs.double(), targets.double()
     centre, level = inputs.mean(0), targets.mean(0)
     inputs, targets = inputs - centre, targets - level
-    gram = inputs.T @ inputs
-    scale = float(gram.diagonal().mean()) or 1.0  # inputs that never change give nothing to scale by, and need no weight
-    weight = torch.linalg.solve(gram + RIDGE * scale * torch.eye(len(gram)).to(gram), inputs.T @ targets).T
+    rows, width = inputs.shape
+    # The same weights come of a system of as many unknowns as there are inputs, or rows.
+    products = inputs.T @ inputs if width <= rows else inputs @ inputs.T
+    scale = (
+        float(products.diagonal().sum()) / width or 1.0
+    )  # inputs that never change give nothing to scale by, and need no weight
+    products.diagonal().add_(RIDGE * scale)
+    factor, _ = torch.linalg.cholesky_ex(products)  # unlike cholesky, it lets NaN through
+    if width <= rows:
+        weight = torch.cholesky_solve(inputs.T @ targets, factor).T
+    else:
+        weight = torch.cholesky_solve(targets, factor).T @ inputs
     return weight, level - weight @ centre
 
 
 def _rows(layer: nn.Module, values: Tensor) -> Tensor:
     """Return values before or behind a layer as one row a sample, pixel or token."""
     return values.movedim(1, -1).flatten(0, -2) if isinstance(layer, nn.Conv2d) else values.flatten(0, -2)
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """Return MOST_ROWS of more rows, evenly from all samples and places."""
+    return rows if len(rows) <= MOST_ROWS else rows[torch.arange(MOST_ROWS, device=rows.device) * len(rows) // MOST_ROWS]
 
 
 def _pulled(wanted: Tensor, reached: Tensor) -> Tensor:

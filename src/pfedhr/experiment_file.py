@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import tomllib
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pfedhr.algorithm import QUIET, Algorithm
 from pfedhr.data import reads_files
+from pfedhr.errors import nearest
 from pfedhr.experiment import Experiment, ExperimentError
 from pfedhr.imports import NotFoundError, check_loaded
 from pfedhr.methods import find_method, name_of
@@ -34,7 +34,7 @@ def load_experiment(name: str) -> Experiment:
     path = Path(name)
     if path.is_file():
         return parse(read(path), name)
-    raise ExperimentError(f"there is no preset and no file {name!r}: {_nearest(name, known)}presets are {', '.join(known)}")
+    raise ExperimentError(f"there is no preset and no file {name!r}: {nearest(name, known)}presets are {', '.join(known)}")
 
 
 def read(path: Path) -> str:
@@ -89,7 +89,7 @@ def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
     kinds = _kinds(Experiment, _method(table["algorithm"]["name"], place))
     for name, values in options.items():
         if name not in kinds:
-            raise ExperimentError(f"unknown field --{name} in {place}: {_nearest(name, kinds, '--')}see --help")
+            raise ExperimentError(f"unknown field --{name} in {place}: {nearest(name, kinds, '--')}see --help")
         if not values or (len(values) > 1 and kinds[name] != tuple[str, ...]):
             raise ExperimentError(f"--{name} {' '.join(values)} in {place}: one value was expected, not {len(values)}")
         section, _, field = name.rpartition(".")
@@ -154,7 +154,7 @@ def _from_table(cls: Any, table: Any, path: str, place: str) -> Any:
     for key in table:
         if key not in known:
             names = f"known are {', '.join(sorted(known))}" if known else f"{cls.name} has no setting {key}"
-            raise ExperimentError(f"unknown field {path}{key} in {place}: {_nearest(key, known, path)}{names}")
+            raise ExperimentError(f"unknown field {path}{key} in {place}: {nearest(key, known, path)}{names}")
     return cls(**{key: _from_value(kinds[key], value, f"{path}{key}", place) for key, value in table.items()})
 
 
@@ -175,12 +175,6 @@ def _preset(method: type[Algorithm], name: Any, place: str) -> dict[str, Any]:
         return dict(method.presets[name])
     known = f"known are {', '.join(method.presets)}" if method.presets else f"{method.name} has none"
     raise ExperimentError(f"algorithm.preset = {name!r} in {place}: {known}")
-
-
-def _nearest(name: str, known: Iterable[str], path: str = "") -> str:
-    """Return "did you mean ...? " with the known name that is nearest to `name`, or nothing if none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {path + near[0]!r}? " if near else ""
 
 
 def _from_value(kind: Any, value: Any, path: str, place: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import re
 import typing
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.errors import nearest
 from pfedhr.imports import NotFoundError, imported
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -23,9 +23,9 @@ def find_method(name: str) -> type[Algorithm]:
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     if ":" not in name:
-        near = difflib.get_close_matches(name, ALGORITHMS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise NotFoundError(f"{hint}known are {', '.join(ALGORITHMS)}, or your own as 'package.module:Class'")
+        raise NotFoundError(
+            f"{nearest(name, ALGORITHMS)}known are {', '.join(ALGORITHMS)}, or your own as 'package.module:Class'"
+        )
     found = imported(name, "class")
     if fault := _fault(found):
         raise NotFoundError(f"{fault}; see pfedhr.algorithm.Algorithm for what a method has")

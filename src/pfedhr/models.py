@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from pfedhr.errors import nearest
 from pfedhr.heads import adapt
 from pfedhr.imports import NotFoundError, imported
 from pfedhr.inference import inference
@@ -99,8 +99,7 @@ def _find(name: str) -> Callable[[Shape, int], Any]:
     if name in ZOO:
         return ZOO[name]
     if ":" not in name:
-        near = difflib.get_close_matches(name, ZOO, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = nearest(name, ZOO)
         raise ModelError(f"unknown model {name!r}: {hint}known are {', '.join(ZOO)}, or your own as 'package.module:factory'")
     try:
         return imported(name)

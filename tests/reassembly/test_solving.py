@@ -11,7 +11,19 @@ from torch import Tensor, nn
 
 from pfedhr.inference import predict
 from pfedhr.models import ModelSpec, build
-from pfedhr.reassembly import BlockBank, BlockRef, Joint, Recipe, StitchKind, assemble, deposit, layout, profile, solved_joints
+from pfedhr.reassembly import (
+    BlockBank,
+    BlockRef,
+    Joint,
+    Recipe,
+    StitchKind,
+    assemble,
+    deposit,
+    layout,
+    profile,
+    solved_joints,
+    solving,
+)
 from pfedhr.reassembly.blocks import flatten_for
 from pfedhr.reassembly.solving import MOST_ROWS, RIDGE, WIDEST, Solution, _solve, _spread, ridge
 
@@ -113,16 +125,41 @@ def slowly_solved(recipe: Recipe, bank: BlockBank, probe: Tensor, outputs: Tenso
     return modules
 
 
-def test_candidates_that_begin_alike_are_solved_as_each_by_itself() -> None:
+def test_candidates_that_begin_alike_are_solved_as_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    runs: list[nn.Module] = []
+
+    def counted(module: nn.Module, values: Tensor) -> Tensor:
+        runs.append(module)
+        return predict(module, values)
+
     probe, outputs = torch.rand(40, 1, 8, 8), torch.randn(40, 4)
     bank = deposit({"a": network("cnn1"), "b": network("cnn3", 1), "c": network("mlp", 2)}, probe[:2])
     a, b, c = (bank.chain(owner) for owner in "abc")
     chains = [a, a[:2] + b[2:], a[:2] + b[3:], a[:2] + c[2:], a[:1] + b[1:3] + a[3:], b[1:], b[:3], c[:1] + a[2:]]
     recipes = [Recipe(blocks) for blocks in chains]
     layouts, kept = {recipe: layout(recipe, bank) for recipe in recipes}, profile(bank, probe, len(probe)).intakes
-    together = solved_joints(layouts, bank, kept, probe, outputs)
+    with monkeypatch.context() as patched:
+        patched.setattr(solving, "predict", counted)
+        together = solved_joints(layouts, bank, kept, probe, outputs)
     assert list(together) == recipes
+    # What begins alike runs once, and what begins a network as in its own, not at all but for that network's last block.
+    beginnings = {
+        (*steps[:end], steps[end] if isinstance(steps[end - 1], Joint) else None)
+        for recipe in recipes
+        for steps in [[*layouts[recipe].values(), None]]
+        for end in range(1, len(steps))
+    }
+    kept_blocks = {
+        beginning
+        for beginning in beginnings
+        if (blocks := [part for part in beginning if isinstance(part, BlockRef)])
+        and all(part is None or isinstance(part, BlockRef) or part.kind == "flatten" for part in beginning)
+        and isinstance(beginning[-2], BlockRef)
+        and tuple(blocks) == bank.chain(blocks[0].owner)[: len(blocks)] != bank.chain(blocks[0].owner)
+    }
+    assert len(runs) == len(beginnings) - len(kept_blocks)
+    assert len(kept_blocks) > 5
     for recipe in recipes:
         alone, slow = solve(recipe, bank, probe, outputs), slowly_solved(recipe, bank, probe, outputs)
         assert list(together[recipe].modules) == list(alone.modules) == list(slow) == list(layouts[recipe])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import lzma
 import tarfile
@@ -17,6 +16,7 @@ from pfedhr.data.formats import CLASSES, cifar_part, damaged, idx_part, pool, sv
 from pfedhr.data.generated import TOPICS, sentences
 from pfedhr.data.hub import load_from_hub, on_hub
 from pfedhr.data.tabular import digits
+from pfedhr.errors import nearest
 from pfedhr.imports import NotFoundError, imported
 
 IDX_FILES = (
@@ -79,7 +79,7 @@ def load(name: str, directory: str = "", hub: bool = False) -> Dataset:
     if ":" in name:
         return _own(name, directory)
     if name not in _SOURCES:
-        hint = "".join(f"did you mean {near!r}? " for near in difflib.get_close_matches(name, NAMES, 1))
+        hint = nearest(name, NAMES)
         raise DataError(
             f"{name!r} is not a known data set: {hint}give one of {', '.join(NAMES)}, or 'package.module:function' for your own"
         )

@@ -21,20 +21,18 @@ def run_shared(chains: Mapping[Key, Sequence[Step]], start: State, take: Callabl
     Steps that chains share from the beginning on are taken once. Depth first, so that no more states are held than the longest
     chain has steps.
     """
-    ended = {key: start for key, chain in chains.items() if not chain}
-    waiting: list[tuple[State, int, list[Key]]] = [(start, 0, [key for key, chain in chains.items() if chain])]
+    ended: dict[Key, State] = {}
+    waiting: list[tuple[State, int, list[Key]]] = [(start, 0, list(chains))]
     while waiting:
-        before, depth, keys = waiting.pop()
-        step = chains[keys[0]][depth] if keys else None
-        if step is None:
+        state, depth, keys = waiting.pop()
+        ended |= {key: state for key in keys if len(chains[key]) == depth}
+        onward = [key for key in keys if len(chains[key]) > depth]
+        if not onward:
             continue
-        alike = [key for key in keys if chains[key][depth] == step]
-        if len(alike) < len(keys):
-            waiting.append((before, depth, [key for key in keys if chains[key][depth] != step]))
-        after = take(before, step)
-        ended |= {key: after for key in alike if len(chains[key]) == depth + 1}
-        if onward := [key for key in alike if len(chains[key]) > depth + 1]:
-            waiting.append((after, depth + 1, onward))
+        step = chains[onward[0]][depth]
+        if others := [key for key in onward if chains[key][depth] != step]:
+            waiting.append((state, depth, others))
+        waiting.append((take(state, step), depth + 1, [key for key in onward if chains[key][depth] == step]))
     return {key: ended[key] for key in chains}
 
 

@@ -92,7 +92,8 @@ def _steps(parts: Mapping[str, BlockRef | Joint]) -> list[_Step]:
             before = part
         else:
             own = own and part.kind == "flatten"
-        steps.append(_Step(name, part, following if isinstance(following, BlockRef) else None, own))
+        target = following if isinstance(part, Joint) and isinstance(following, BlockRef) else None
+        steps.append(_Step(name, part, target, own))
     return steps
 
 

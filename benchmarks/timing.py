@@ -43,7 +43,7 @@ class Measurement:
         wanted = f"target {self.target}" if self.target else "no target"
         outcome = "" if self.met is None else "met" if self.met else "missed"
         span = f"({least} to {most})"
-        return f"{self.name:<28}{middle:>7} {self.unit:<6}{span:<21}{wanted:<17}{outcome:<8}{self.note}".rstrip()
+        return f"{self.name + ' ':<28}{middle:>7} {self.unit:<6}{span:<21}{wanted:<17}{outcome:<8}{self.note}".rstrip()
 
 
 def seconds(action: Callable[[], object]) -> float:

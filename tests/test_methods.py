@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from pfedhr.imports import NotFoundError
 from pfedhr.launch import stored_experiment
 from pfedhr.methods import find_method, name_of
 from pfedhr.results import read_results
+from pfedhr.run import RunDirectory
 
 OWN = "toy_methods:Damped"
 HOMOGENEOUS = EXPERIMENT.replace('models = ["cnn1", "mlp"]', 'models = ["mlp"]')
@@ -72,16 +75,25 @@ def test_a_method_of_ones_own_is_told_in_the_file_and_set_as_any_other() -> None
         override(experiment, ["--algorithm.shear", "1"])
 
 
-def test_a_method_of_ones_own_runs_in_processes_and_goes_on(tmp_path: Path) -> None:
+def test_a_method_of_ones_own_runs_in_processes_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "toy.toml"
     file.write_text(HOMOGENEOUS)
     for workers in ("1", "2"):
         words = ["--algorithm.name", OWN, "--plan.rounds", "2", "--workers", workers, "--out", str(tmp_path / workers)]
         main(["run", str(file), *words])
     assert stored_experiment(tmp_path / "2").algorithm == Damped()
-    assert [(tmp_path / workers / "clients.csv").read_bytes() for workers in "12"] == [
-        (tmp_path / "1/clients.csv").read_bytes()
-    ] * 2
+    assert (tmp_path / "1" / "clients.csv").read_bytes() == (tmp_path / "2" / "clients.csv").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    stopped = str(tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "end_round", full)
+        with pytest.raises(SystemExit):
+            main(["run", str(file), "--algorithm.name", OWN, "--plan.rounds", "2", "--out", stopped])
+    main(["run", "--resume", stopped])
+    assert (tmp_path / "1" / "clients.csv").read_bytes() == (tmp_path / "stopped" / "clients.csv").read_bytes()
 
 
 def test_a_method_of_ones_own_is_compared_under_its_label(tmp_path: Path) -> None:

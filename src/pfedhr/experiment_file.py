@@ -60,7 +60,7 @@ def parse_foreign(text: str, place: str) -> Experiment:
     name = section.get("name") if isinstance(section, dict) else None
     if isinstance(name, str) and ":" in name:
         try:
-            check_loaded(name, "class")
+            check_loaded(name)
         except NotFoundError as error:
             raise _no_method(name, place, error) from error
     return _from_table(Experiment, table, "", place)

@@ -35,9 +35,9 @@ def imported(name: str, kind: Kind = "function") -> Callable[..., Any]:
     return found
 
 
-def check_loaded(name: str, kind: Kind = "function") -> None:
-    """Raise NotFoundError unless this process has imported what `name` leads to: what others name must not run code here."""
-    module_name, attribute = _parted(name, kind)
+def check_loaded(name: str) -> None:
+    """Raise NotFoundError unless this process has imported the class `name`: what others name must not run code here."""
+    module_name, attribute = _parted(name, "class")
     # vars: to ask a module for an attribute may import more, where it loads its parts late
     if module_name not in sys.modules or attribute not in vars(sys.modules[module_name]):
         raise NotFoundError(

@@ -78,14 +78,14 @@ def _completed(
     there: Mapping[Key, Tensor], chains: Mapping[Key, Sequence[nn.Module]], places: Tensor, view: ServerView
 ) -> dict[Key, Tensor]:
     """Return logits (n, classes) on the public data, on the CPU: those `there` at `places`, elsewhere what the chains say."""
-    public = view.public.ready(view.device).inputs
-    others = torch.ones(len(public), dtype=torch.bool)
-    others[places] = False
-    rest = predict_chains(chains, public[others.to(public.device)]) if others.any() else {}
+    other = torch.ones(len(view.public), dtype=torch.bool)
+    other[places] = False
+    left = other.nonzero().flatten()
+    rest = predict_chains(chains, view.public.take(left).ready(view.device).inputs) if len(left) else {}
     found: dict[Key, Tensor] = {}
     for key, known in there.items():
-        found[key] = known.new_empty((len(public), *known.shape[1:]), device="cpu")
+        found[key] = known.new_empty((len(other), *known.shape[1:]), device="cpu")
         found[key][places] = known.cpu()
         if rest:
-            found[key][others] = rest[key].cpu()
+            found[key][left] = rest[key].cpu()
     return found

@@ -6,7 +6,7 @@ Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Shaped
@@ -89,8 +89,8 @@ class Profile:
     places: Float[Tensor, "places entries"]
     entering: tuple[int, ...]
     leaving: tuple[int, ...]
-    logits: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    intakes: Mapping[BlockRef, Tensor] = field(default_factory=dict[BlockRef, Tensor])
+    logits: Mapping[str, Tensor]
+    intakes: Mapping[BlockRef, Tensor]
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,8 @@ def ridge(inputs: Float[Tensor, "rows inputs"], targets: Float[Tensor, "rows out
     rows, width = inputs.shape
     # The same weights come of a system of as many unknowns as there are inputs, or rows.
     products = inputs.T @ inputs if width <= rows else inputs @ inputs.T
-    scale = (
-        float(products.diagonal().sum()) / width or 1.0
-    )  # inputs that never change give nothing to scale by, and need no weight
+    # Inputs that never change give nothing to scale by, and need no weight.
+    scale = float(products.diagonal().sum()) / width or 1.0
     products.diagonal().add_(RIDGE * scale)
     factor, _ = torch.linalg.cholesky_ex(products)  # unlike cholesky, it lets NaN through
     if width <= rows:

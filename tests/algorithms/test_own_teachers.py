@@ -13,7 +13,7 @@ from torch import Tensor
 from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms import pfedhr, solving
+from pfedhr.algorithms import reassembling, solving
 from pfedhr.algorithms.assignment import assign
 from pfedhr.algorithms.lessons import Lesson, Taught
 from pfedhr.algorithms.pfedhr import PFedHR
@@ -39,6 +39,7 @@ FORMS = [
     dataclasses.replace(OWN, teachers="structure", tuning_targets="both", donors="all", start="teacher", tuned_blocks=2),
     dataclasses.replace(OWN, teachers="reassembled", tuning_targets="both"),
     dataclasses.replace(OWN, teachers="reassembled", stitch_start="solved", tuning_epochs=0),
+    dataclasses.replace(OWN, teachers="reassembled", stitch_start="solved", tuned_candidates="chosen", match="benefit"),
 ]
 
 
@@ -68,6 +69,7 @@ SOLVED = {"teachers": "reassembled", "stitch_start": "solved", "tuning_epochs": 
     [
         ({**SOLVED, "tuning_targets": "cohort"}, "inputs at the server"),
         ({**SOLVED, "stitch_start": "random"}, "inputs at the server"),
+        ({**SOLVED, "stitch_start": "random", "tuning_targets": "labels", "match": "benefit"}, "labels at the server"),
         ({"teachers": "own", "tuning_epochs": 1}, "labels at the server"),
         ({"teachers": "own", "tuning_epochs": 1, "tuning_targets": "cohort"}, "inputs at the server"),
     ],
@@ -256,16 +258,16 @@ def test_what_solved_candidates_say_is_known_without_running_them_again(
     """Those of the public examples that they were solved on, of the probe, and of neither; the uploads themselves, too."""
     cohort = make_cohort("cnn1", "cnn2", "cnn1", "mlp")
     algorithm = PFedHR.paper(**SOLVED, groups=3, candidates=6, probe=probe, average_structures=average)
-    for module in (solving, pfedhr):
+    for module in (solving, reassembling):
         monkeypatch.setattr(module, "SOLVED_ON", solved_on)
     seen: dict[Recipe, Tuned] = {}
 
-    def watched(chains: Any, offered: Any, tuned: dict[Recipe, Tuned]) -> Any:
+    def watched(chains: Any, offered: Any, tuned: dict[Recipe, Tuned], score: Any) -> Any:
         seen.update(tuned)
         assert set(tuned) == {*chains.values(), *(recipe for some in offered.values() for recipe in some)}
-        return assign(chains, offered, tuned)
+        return assign(chains, offered, tuned, score)
 
-    monkeypatch.setattr(pfedhr, "assign", watched)
+    monkeypatch.setattr(reassembling, "assign", watched)
     assert teachers_of(algorithm, cohort)
     assert len(seen) > 4
     public = cohort.federation.public.ready(cohort.device)

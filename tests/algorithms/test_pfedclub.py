@@ -132,7 +132,7 @@ def test_an_own_chain_that_is_not_left_out_is_the_best_match() -> None:
         model = predict(own_network(cohort, "client00"), images)
         matching = match_logits({"client00": model}, [logits[recipe] for recipe in found.recipes])
         assert found.recipes[matching.choice["client00"]] == own
-        assert matching.similarity.max().item() == pytest.approx(1, abs=1e-5)
+        assert matching.scores.max().item() == pytest.approx(1, abs=1e-5)
     assert tried
 
 
@@ -195,7 +195,7 @@ def test_candidates_are_matched_with_the_upload_as_it_came() -> None:
     server, metrics = step(cohort, replace(SMALL, tuning_epochs=2))
     images = images_of(cohort)
     held, _ = bank_of(cohort)
-    for row, client in zip(metrics["similarity"], held, strict=True):
+    for row, client in zip(metrics["scores"], held, strict=True):
         if (teacher := SMALL.message(server, client).teacher) is None:
             continue
         own = predict(own_network(cohort, client), images)

@@ -97,12 +97,12 @@ def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
     own = Recipe(bank.chain("client00"))
     matching = match({"client00": model}, [assemble(recipe, bank) for recipe in recipes], probe)
     assert recipes[matching.choice["client00"]] == own
-    assert matching.similarity.max().item() == pytest.approx(1, abs=1e-5)
+    assert matching.scores.max().item() == pytest.approx(1, abs=1e-5)
 
     algorithm = PFedHR.paper(groups=2, candidates=100, tuning_epochs=0, repeat_groups=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
     server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
-    assert max(metrics["similarity"][0]) == pytest.approx(1, abs=1e-5)  # it was a candidate
+    assert max(metrics["scores"][0]) == pytest.approx(1, abs=1e-5)  # it was a candidate
     assert server.made[server.waiting["client00"]].recipe != own
 
     tuned: list[Recipe] = []
@@ -205,9 +205,9 @@ def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() 
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
     server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
     assert set(server.waiting) == set(cohort.networks)
-    assert len(metrics["similarity"]) == 4
+    assert len(metrics["scores"]) == 4
     assert {ref.owner for teacher in server.made.values() for ref in teacher.recipe.blocks} <= {"client00+1", "client01+1"}
-    rows = metrics["similarity"]
+    rows = metrics["scores"]
     assert rows[0] != rows[2]  # two clients of one structure are told apart
 
 
@@ -330,8 +330,8 @@ def test_a_teacher_equal_to_the_student_teaches_nothing() -> None:
 def test_stages_are_timed_and_groups_told() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     _, metrics = SMALL.server_step(NOTHING, uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
-    stages = ["profile", "group", "propose", "assemble", "tune", "match"]
-    assert [name for name in metrics if "seconds" in name] == [f"{stage}_seconds" for stage in stages]
+    stages = {"profile", "group", "propose", "assemble", "tune", "match"}
+    assert {name for name in metrics if "seconds" in name} == {f"{stage}_seconds" for stage in stages}
     members = sorted(name for group in metrics["groups"] for name in group)
     assert members == sorted([f"client00.{at}" for at in (1, 2, 3, 4)] + [f"client01.{at}" for at in (1, 2, 3, 4)])
 

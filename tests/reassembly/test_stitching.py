@@ -261,7 +261,7 @@ def test_the_own_blocks_in_order_are_the_own_model(name: str) -> None:
     assert not any(part.startswith(("stitch", "head")) for part, _ in rebuilt.named_children())
     images = torch.randn(6, *IMAGE)
     assert torch.equal(predict(rebuilt, images), predict(model, images))
-    assert match({"own": model}, [rebuilt], images).similarity.item() == pytest.approx(1, abs=1e-5)
+    assert match({"own": model}, [rebuilt], images).scores.item() == pytest.approx(1, abs=1e-5)
 
 
 def test_stitches_stand_only_between_blocks_that_were_not_neighbours(bank: BlockBank) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from pfedhr.algorithm import Metrics
 from pfedhr.algorithms.teacher import Teacher, full_stitches, size
 from pfedhr.algorithms.tuning import Tuned
-from pfedhr.reassembly import Recipe, match_logits
+from pfedhr.reassembly import Recipe, Score, agreement, match_logits
 
 
 def assign(
-    chains: Mapping[str, Recipe], offered: Mapping[str, Sequence[Recipe]], tuned: Mapping[Recipe, Tuned]
+    chains: Mapping[str, Recipe],
+    offered: Mapping[str, Sequence[Recipe]],
+    tuned: Mapping[Recipe, Tuned],
+    score: Score = agreement,
 ) -> tuple[dict[str, Teacher], Metrics]:
-    """Return the teacher of each client, and what the round's record says of them: eqs. (2) and (5) of pFedHR.
+    """Return the teacher of each client, that of the best score, and what the round's record says: eqs. (2) and (5) of pFedHR.
 
     `chains`: each client's own network. Unchanged it is never its teacher: it would be the best match, and teach nothing.
     `offered`: the candidates that each may have, at least one among them all.
@@ -26,10 +29,26 @@ def assign(
         if recipe == chain or recipe not in offered[client]
     }
     logits = {client: tuned[chain].logits for client, chain in chains.items()}
-    matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], barred)
+    matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], barred, score)
     teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
-    similarity = [[round(float(value), 6) for value in row] for row in matching.similarity]
-    return teachers, {**described(chains, teachers, tuned), "similarity": similarity}
+    scores = [[round(float(value), 6) for value in row] for row in matching.scores]
+    return teachers, {**described(chains, teachers, tuned), "scores": scores}
+
+
+def within_budget(
+    chains: Mapping[str, Teacher], candidates: Mapping[Recipe, Teacher], budget: float
+) -> dict[str, list[Recipe]]:
+    """Return the candidates that each client may have: those of at most (1 + budget) times the values of its own network.
+
+    Where all hold more, that is the smallest. Its own network may be among them, but does not count as one.
+    """
+    sizes = {recipe: size(one) for recipe, one in candidates.items()}
+    offered: dict[str, list[Recipe]] = {}
+    for client, chain in chains.items():
+        smallest = min((sizes[recipe] for recipe in candidates if recipe != chain.recipe), default=0)
+        most = max((1 + budget) * size(chain), smallest)
+        offered[client] = [recipe for recipe in candidates if sizes[recipe] <= most]
+    return offered
 
 
 def described(chains: Mapping[str, Recipe], teachers: Mapping[str, Teacher], tuned: Mapping[Recipe, Tuned]) -> Metrics:

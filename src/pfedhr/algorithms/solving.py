@@ -25,16 +25,19 @@ LEAST = 1e-3
 """The least probability that a head is solved for, whose logarithm must not outweigh all others."""
 
 
-def head_outputs(mean: Tensor, public: Public, labels: bool) -> Tensor:
-    """Return what heads shall give for public examples: the logarithm (n, classes) of what is known of them.
+def known_of(mean: Tensor, public: Public, labels: bool) -> Tensor:
+    """Return the probabilities (n, classes) that are known of public examples.
 
-    That is `mean` (n, classes), what the cohort says in probabilities, half and half with the labels if there are some and
-    `labels` says so.
+    That is `mean` (n, classes), what the cohort says, half and half with the labels if there are some and `labels` says so.
     """
-    known = mean
     if labels and isinstance(public, Examples):
-        known = (mean + functional.one_hot(public.labels, mean.shape[1])) / 2
-    return known.clamp(min=LEAST).log()
+        return (mean + functional.one_hot(public.labels, mean.shape[1])) / 2
+    return mean
+
+
+def head_outputs(mean: Tensor, public: Public, labels: bool) -> Tensor:
+    """Return what heads shall give for public examples: the logarithm (n, classes) of what is known of them."""
+    return known_of(mean, public, labels).clamp(min=LEAST).log()
 
 
 def logits_of_donors(bank: BlockBank, profile: Profile, probe: Tensor, view: ServerView) -> Tensors:

@@ -42,6 +42,15 @@ class Teacher:
     weights: Tensors
 
 
+@dataclass(frozen=True)
+class Deposit:
+    """Networks on the server: where their blocks come from, the bank of these, and each network as its own chain, untuned."""
+
+    sources: Mapping[str, Source]
+    bank: BlockBank
+    chains: dict[str, Teacher]
+
+
 def draft(
     recipe: Recipe, bank: BlockBank, sources: Mapping[str, Source], stitch: StitchKind, round: int, layers: int = 1
 ) -> Teacher:

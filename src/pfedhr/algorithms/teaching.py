@@ -18,8 +18,9 @@ from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches, shares
 from pfedhr.algorithms.per_class import class_means
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
-from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
-from pfedhr.algorithms.uploads import Source, Upload, check_description, upload
+from pfedhr.algorithms.stopwatch import Stopwatch
+from pfedhr.algorithms.teacher import Deposit, Teacher, draft, teacher_network
+from pfedhr.algorithms.uploads import Source, Upload, check_description, deposit_sources, upload
 from pfedhr.data import Examples
 from pfedhr.inference import predict
 from pfedhr.learning import Training, distil, soft_targets, steady
@@ -202,9 +203,13 @@ class Teaching(Algorithm):
         with seeded(view.seed, view.round, str(recipe), "stitches"):
             return draft(recipe, bank, sources, self.stitch, view.round, self.stitch_layers)
 
-    def _whole(self, sources: Mapping[str, Source], bank: BlockBank, view: ServerView) -> dict[str, Teacher]:
-        """Return every network of a bank as its own chain, untuned."""
-        return {owner: self._draft(Recipe(bank.chain(owner)), bank, sources, view) for owner in sources}
+    def _deposit(self, sources: Mapping[str, Source], view: ServerView, watch: Stopwatch) -> Deposit:
+        """Return what the server makes of networks before it reassembles them."""
+        with watch("profile_seconds"):
+            bank = deposit_sources(sources, view.device)
+        with watch("assemble_seconds"):
+            chains = {owner: self._draft(Recipe(bank.chain(owner)), bank, sources, view) for owner in sources}
+        return Deposit(sources, bank, chains)
 
 
 def beyond_chance(logits: Tensor, labels: Tensor) -> float:

@@ -15,7 +15,7 @@ from pfedhr.algorithms.public_training import towards, train_publicly
 from pfedhr.algorithms.teacher import Teacher, teacher_network
 from pfedhr.data import Examples, Public
 from pfedhr.inference import predict
-from pfedhr.learning import Augmentation, Loss, Training, distil, nt_xent, steady
+from pfedhr.learning import Augmentation, Loss, Training, distil, nt_xent, soft_targets, steady
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator
 
@@ -127,6 +127,11 @@ def _contrastive(inputs: Tensor, mirror: bool, temperature: float, rng: torch.Ge
 def logits_on_public(network: Teacher, view: ServerView) -> Tensor:
     """Return the logits (n, classes) of a network on the public data, on the CPU."""
     return predict(teacher_network(network).to(view.device), view.public.ready(view.device).inputs).cpu()
+
+
+def softmaxes(logits: Tensors) -> Tensors:
+    """Return what networks say in probabilities, given their logits (n, classes)."""
+    return {client: soft_targets(one).exp() for client, one in logits.items()}
 
 
 def mean_prediction(said: Tensors) -> Tensor | None:

@@ -7,7 +7,7 @@ from pfedhr.reassembly.blueprint import Blueprint, Description, describe
 from pfedhr.reassembly.completion import AnchorChoice, CompletionRules, Completions, complete
 from pfedhr.reassembly.cutting import check_used
 from pfedhr.reassembly.grouping import Groups, group
-from pfedhr.reassembly.matching import Matching, agreement, match, match_logits
+from pfedhr.reassembly.matching import Matching, Score, agreement, complement, match, match_logits
 from pfedhr.reassembly.plans import BlockPlan, cut, rebuild_blocks
 from pfedhr.reassembly.rebuilding import check_batch, input_of, rebuild
 from pfedhr.reassembly.recipes import RULES, Recipe, Rules, Search, propose
@@ -37,6 +37,7 @@ __all__ = [
     "Profile",
     "Recipe",
     "Rules",
+    "Score",
     "Search",
     "Similarity",
     "Sizes",
@@ -49,6 +50,7 @@ __all__ = [
     "check_used",
     "cka",
     "coarsen",
+    "complement",
     "complete",
     "cut",
     "decompose",

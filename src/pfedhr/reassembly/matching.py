@@ -1,8 +1,9 @@
-"""Which candidate suits whom: the one whose logits on public data point where the client's own do (eqs. (2) and (5))."""
+"""Which candidate suits whom: one whose logits on public data point where the client's own do (eqs. (2) and (5)), or that
+knows what the client does not."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,14 @@ from pfedhr.inference import predict
 
 @dataclass(frozen=True)
 class Matching:
-    """`choice[owner]`: the number of the best candidate, absent if all were excluded; `similarity` (owners, candidates)."""
+    """`choice[owner]`: the number of the best candidate, absent if all were excluded; `scores` (owners, candidates)."""
 
     choice: dict[str, int]
-    similarity: Float[Tensor, "owners candidates"]
+    scores: Float[Tensor, "owners candidates"]
+
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Largest (owners, candidates) where it is best, given logits (owners, samples, classes) and (candidates, samples, classes)."""
 
 
 def agreement(
@@ -28,20 +33,38 @@ def agreement(
     return torch.einsum("osc,msc->om", *unit) / owners.shape[1]
 
 
+def complement(
+    owners: Float[Tensor, "owners samples classes"],
+    candidates: Float[Tensor, "candidates samples classes"],
+    known: Float[Tensor, "samples classes"],
+) -> Float[Tensor, "owners candidates"]:
+    """Return how much of what each owner lacks each candidate has, from 0 to 1, given what is `known`: probabilities.
+
+    An owner lacks of a class, on a sample, the share of the known probability that its softmax leaves to others. The mean of
+    the candidate's softmax is weighted by what is lacking; where nothing is, all candidates have 0.
+    """
+    lack = known * (1 - owners.softmax(-1))
+    had = torch.einsum("osc,msc->om", lack, candidates.softmax(-1))
+    return had / lack.sum((1, 2))[:, None].clamp(min=torch.finfo(lack.dtype).tiny)
+
+
 def match_logits(
-    owners: Mapping[str, Tensor], candidates: Sequence[Tensor], exclude: Collection[tuple[str, int]] = ()
+    owners: Mapping[str, Tensor],
+    candidates: Sequence[Tensor],
+    exclude: Collection[tuple[str, int]] = (),
+    score: Score = agreement,
 ) -> Matching:
-    """Return the best candidate of each owner by `agreement`, the first of equals, given logits (samples, classes).
+    """Return the best candidate of each owner by `score`, the first of equals, given logits (samples, classes).
 
     `exclude`: pairs (owner, number of a candidate) that may not be matched.
     """
-    similarity = agreement(torch.stack(list(owners.values())), torch.stack(list(candidates)))
+    scores = score(torch.stack(list(owners.values())), torch.stack(list(candidates)))
     choice: dict[str, int] = {}
-    for row, owner in zip(similarity, owners, strict=True):
+    for row, owner in zip(scores, owners, strict=True):
         allowed = [number for number in range(len(candidates)) if (owner, number) not in exclude]
         if allowed:
             choice[owner] = max(allowed, key=lambda number: float(row[number]))  # max keeps the first of equals
-    return Matching(choice, similarity)
+    return Matching(choice, scores)
 
 
 def match(owners: Mapping[str, nn.Module], candidates: Sequence[nn.Module], probe: Tensor) -> Matching:

@@ -113,16 +113,31 @@ def _varying(field: str, values: Sequence[Any], labels: Sequence[bool]) -> Calla
 
 
 def _ablation(scale: Scale, base: Experiment) -> Iterator[Setting]:
-    """Yield the paper's form, then that with one piece after the other, up to the default one."""
+    """Yield the paper's form, others of reassembled teachers, then it with one piece after the other, up to the default one."""
     paper = _pfedhr(base)
     for partition in PARTITIONS:
         for labelled in PUBLIC:
             setting = _setting(base, partition, labelled, "", ("local-public", paper) if labelled else (paper,))
             pieces, form = pieces_of(labelled), paper
-            forms = {"reassembled-ensemble": replace(paper, **pieces["own-ensemble"])}
+            forms = _reassembled(paper, pieces["own-ensemble"])
             for piece, values in pieces.items():
                 forms[piece] = form = replace(form, **values)
             yield replace(setting, methods={**setting.methods, **forms})
+
+
+def _reassembled(paper: PFedHR, ensemble: dict[str, Any]) -> dict[str, PFedHR]:
+    """Return forms whose teachers are reassembled, too, but otherwise made or given: a piece or two beside the paper's."""
+    tuned = replace(paper, stitch_start="solved", **ensemble)
+    solved = replace(paper, stitch_start="solved", tuning_epochs=0)
+    return {
+        "reassembled-ensemble": replace(paper, **ensemble),
+        "benefit": replace(paper, match="benefit"),
+        "solved": solved,
+        "solved-benefit": replace(solved, match="benefit"),
+        "solved-budget": replace(solved, size_budget=0.0),
+        "solved-tuned": tuned,
+        "solved-chosen": replace(tuned, tuned_candidates="chosen"),
+    }
 
 
 def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
@@ -188,11 +203,13 @@ def _pfedhr(base: Experiment) -> PFedHR:
 
 _AVERAGED = "uploads of one structure are averaged before grouping, as in the paper"
 _ABLATION = (
-    "each form has what the one before has. own: one's own network, tuned; ensemble: tuned on the uploads' mean prediction, "
-    "too; start: training starts from it; all-donors: the mean of all last uploads; longer: ten epochs of tuning instead "
-    "of three; heavier: a weight of distillation of 1 instead of 0.2; declining: no teacher that knows less than half of "
-    "what the client knows itself of its own classes; shared: the tuned mean of all clients' last uploads of one "
-    "structure, for all of them"
+    "the forms before own are the paper's but for a piece or two: benefit: the candidate that knows what the client does not; "
+    "solved: stitches by ridge regression, untuned; budget: none larger than one's own network; tuned: three epochs to what "
+    "the uploads say, too; chosen: those alone that some client gets. From own on each has what the one before has. own: one's "
+    "own network, tuned; ensemble: tuned on the uploads' mean prediction, too; start: training starts from it; all-donors: "
+    "the mean of all last uploads; longer: ten epochs of tuning instead of three; heavier: a weight of distillation of 1 "
+    "instead of 0.2; declining: no teacher that knows less than half of what the client knows itself of its own classes; "
+    "shared: the tuned mean of all clients' last uploads of one structure, for all of them"
 )
 _BENEFIT = "pfedhr is the form that the ablation ends with, paper the paper's; dirichlet: proportions of Dirichlet(0.3) a class"
 _EXCHANGE = "pfedhr is the form that the ablation ends with; all else is Figure 1"

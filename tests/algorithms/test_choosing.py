@@ -1,0 +1,134 @@
+"""Which candidates a client may have, which it gets, and which are tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from test_pfedhr import NOTHING, sources, uploads_of
+from toy import make_cohort
+
+from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithms.assignment import within_budget
+from pfedhr.algorithms.pfedhr import PFedHR
+from pfedhr.algorithms.teacher import Teacher, draft, size, teacher_network
+from pfedhr.algorithms.tuning import TuningJob, tune
+from pfedhr.algorithms.uploads import deposit_sources
+from pfedhr.in_process import Cohort, sequential
+from pfedhr.inference import predict
+from pfedhr.parcel import Tensors
+from pfedhr.reassembly import BlockRef, Recipe
+
+SMALL = PFedHR.paper(groups=3, candidates=6, tuning_epochs=1, probe=8)
+SOLVED = replace(SMALL, stitch_start="solved")
+
+
+def teachers_of(algorithm: PFedHR, cohort: Cohort) -> tuple[dict[str, Teacher], list[str], dict[str, Any]]:
+    """The teachers that the server makes of every client's initial network, the recipes that it tunes, and its record."""
+    tuned: list[str] = []
+
+    def watched(work: Any, jobs: Sequence[TuningJob], result: type[Any]) -> list[Any]:
+        tuned.extend(str(job.teacher.recipe) for job in jobs)
+        return [work(job, view) for job in jobs]
+
+    view = cohort.server_view(1, watched)
+    server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
+    return {client: server.made[name] for client, name in server.waiting.items()}, tuned, metrics
+
+
+def of_size(values: int, owner: str) -> Teacher:
+    return Teacher(Recipe((BlockRef(owner, 1),)), {}, 1, {"block1.weight": torch.zeros(values)})
+
+
+def test_candidates_within_budget_are_offered_and_the_smallest_where_none_is() -> None:
+    chains = {"large": of_size(100, "large"), "small": of_size(10, "small")}
+    candidates = {one.recipe: one for one in (of_size(150, "c"), of_size(151, "d"), of_size(40, "e"), chains["small"])}
+    c, d, e, small = candidates
+    assert within_budget(chains, candidates, float("inf")) == {"large": [c, d, e, small], "small": [c, d, e, small]}
+    assert within_budget(chains, candidates, 0.5) == {"large": [c, e, small], "small": [e, small]}
+    assert within_budget(chains, candidates, -0.95) == {"large": [small], "small": [e, small]}
+    assert within_budget({"small": chains["small"]}, {small: chains["small"]}, 0.0) == {"small": [small]}
+    assert within_budget(chains, {}, 0.0) == {"large": [], "small": []}
+
+
+@pytest.mark.parametrize("budget", [-0.1, -0.7])
+def test_teachers_keep_to_the_budget_and_where_no_candidate_does_are_the_smallest(budget: float) -> None:
+    cohort = make_cohort("cnn1", "cnn2", "mlp")
+    free, _, without = teachers_of(SMALL, cohort)
+    held, _, metrics = teachers_of(replace(SMALL, size_budget=budget), cohort)
+    over = {client for client, ratio in without["size_ratios"].items() if ratio > budget}
+    assert over
+    smallest = min(size(one) for one in (*held.values(), *free.values()))
+    for client, one in held.items():
+        assert metrics["size_ratios"][client] <= budget or size(one) == smallest
+        assert (one.recipe == free[client].recipe) is (client not in over or size(free[client]) == smallest)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_candidate_of_most_benefit_is_the_slow_loops(labelled: bool) -> None:
+    """Nothing is tuned, so that the candidates can be made again here."""
+    cohort = make_cohort("cnn1", "mlp", labelled=labelled)
+    algorithm = replace(SOLVED, tuning_epochs=0, match="benefit", candidates=8)
+    teachers, _, metrics = teachers_of(algorithm, cohort)
+    public = cohort.federation.public.ready(cohort.device)
+    networks = networks_of(cohort)
+    said = {client: predict(teacher_network(one), public.inputs).softmax(1) for client, one in networks.items()}
+    known = sum(said.values()) / len(said)
+    if labelled:
+        known = (known + torch.nn.functional.one_hot(public.labels, known.shape[1])) / 2
+    for place, client in enumerate(sorted(said)):
+        lack = known * (1 - said[client])
+        had = (lack * predict(teacher_network(teachers[client]), public.inputs).softmax(1)).sum() / lack.sum()
+        row = metrics["scores"][place]
+        assert had.item() == pytest.approx(max(row), abs=1e-4)
+    likeness, *_ = teachers_of(replace(algorithm, match="likeness"), cohort)
+    assert {client: one.recipe for client, one in likeness.items()} != {client: one.recipe for client, one in teachers.items()}
+
+
+def networks_of(cohort: Cohort) -> dict[str, Teacher]:
+    held = sources(cohort)
+    bank = deposit_sources(held, torch.device("cpu"))
+    return {client: draft(Recipe(bank.chain(client)), bank, held, "light", 1) for client in held}
+
+
+def test_those_chosen_as_they_were_solved_are_tuned_alone() -> None:
+    """As slowly: choose among the solved, then tune what was chosen."""
+    cohort = make_cohort("cnn1", "cnn2", "mlp")
+    every, tuned_all, _ = teachers_of(SOLVED, cohort)
+    solved, none, _ = teachers_of(replace(SOLVED, tuning_epochs=0), cohort)
+    chosen, tuned, metrics = teachers_of(replace(SOLVED, tuned_candidates="chosen"), cohort)
+    assert none == []
+    assert sorted(tuned) == sorted({str(one.recipe) for one in chosen.values()})
+    assert len(tuned) < len(tuned_all)
+    assert {client: one.recipe for client, one in chosen.items()} == {client: one.recipe for client, one in solved.items()}
+    assert metrics["teachers"] == {client: str(one.recipe) for client, one in solved.items()}
+    view = sequential(lambda map: cohort.server_view(1, map))
+    for client, one in solved.items():
+        slow = tune(TuningJob(one, SOLVED._tuning, SOLVED.contrastive_temperature), view).teacher
+        assert same(slow.weights, chosen[client].weights)
+        assert not same(one.weights, chosen[client].weights)
+        if every[client].recipe == one.recipe:  # chosen after the tuning, but the same one
+            assert same(every[client].weights, chosen[client].weights)
+
+
+def same(one: Tensors, other: Tensors) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"match": "benefit"}, r'algorithm.match = benefit.*algorithm.teachers = "reassembled"'),
+        ({"size_budget": 0.5}, r'algorithm.size_budget = 0.5.*algorithm.teachers = "reassembled"'),
+        ({"tuned_candidates": "chosen"}, r'algorithm.tuned_candidates = chosen.*algorithm.teachers = "reassembled"'),
+        ({**vars(SMALL), "tuned_candidates": "chosen"}, r'algorithm.stitch_start = "solved"'),
+        ({**vars(SMALL), "size_budget": -1.0}, r"algorithm.size_budget = -1.0.*above -1"),
+    ],
+)
+def test_a_choice_without_candidates_and_a_budget_that_nothing_keeps_to_are_refused(form: dict[str, Any], message: str) -> None:
+    cohort = make_cohort("mlp")
+    with pytest.raises(SettingError, match=message):
+        PFedHR(**form).check(Setup(cohort.networks, cohort.federation.public, cohort.training, 2))

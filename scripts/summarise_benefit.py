@@ -1,10 +1,13 @@
-"""Print the tables of docs/method.md from the rows of `benefit` in docs/results: python scripts/summarise_benefit.py"""
+"""Print the tables of docs/method.md from the rows of `benefit` in docs/results: python scripts/summarise_benefit.py
+
+Those of `benefit-other-seeds-small` are of five seeds more, on which no setting was chosen.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scipy import stats
@@ -15,19 +18,23 @@ from pfedhr.reproduction.beside import heading
 from pfedhr.results import Results, read_results
 from pfedhr.statistics import paired_interval
 
-FOLDER = Path(__file__).parents[1] / "docs" / "results" / "benefit-small"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 METHODS = (
     *("local", "local-public", "fedmd", "fedgh", "fedkemf", "fccl"),
     *("fedproto", "fedtgp", "pfedclub", "feddf", "paper", "pfedhr"),
 )
 
 
-def places() -> list[tuple[str, str, Results]]:
-    """Return every setting there is: its data set, its words, and its rows."""
-    found: list[tuple[str, str, Results]] = []
-    for folder in sorted(path for path in FOLDER.iterdir() if path.is_dir()):
+Place = tuple[str, str]
+"""A data set, and a setting in words."""
+
+
+def places(name: str) -> dict[Place, Results]:
+    """Return the rows of every setting that a folder of results has."""
+    found: dict[Place, Results] = {}
+    for folder in sorted(path for path in (RESULTS / name).iterdir() if path.is_dir()):
         results = read_results(folder)
-        found += [(folder.name, heading(setting), results.of(setting)) for setting in results.settings]
+        found |= {(folder.name, heading(setting)): results.of(setting) for setting in results.settings}
     return found
 
 
@@ -49,25 +56,40 @@ def beside_others(results: Results) -> list[str]:
     Then the client that it serves worst, how many it leaves a point below or surely above or below, by means over seeds.
     """
     rows = {row.method: row for row in method_rows(results)}
-    own, alone = results.accuracies("pfedhr"), results.accuracies("local")
+    others = sorted(rows.keys() - {"pfedhr", "paper", "local", "local-public"})
+    best = max(others, key=lambda method: rows[method].mean)
+    return [
+        beside(results, "local"),
+        beside(results, "local-public"),
+        f"{best} {beside(results, best)}",
+        *to_alone(results),
+        f"{100 * (rows['pfedhr'].teacher or 0):.1f}",
+    ]
 
-    def beside(other: str) -> str:
-        return points(paired_interval(differences(own, results.accuracies(other)))) if other in rows else ""
 
-    best = max(
-        sorted(rows.keys() - {"pfedhr", "paper", "local", "local-public"}), key=lambda method: rows[method].mean, default=""
-    )
-    by_client = list(zip(*differences(own, alone), strict=True))
+def beside(results: Results, other: str) -> str:
+    """Return pfedhr's difference to another method with its interval, nothing where that was not run."""
+    theirs = results.accuracies(other)
+    return points(paired_interval(differences(results.accuracies("pfedhr"), theirs))) if theirs else ""
+
+
+def to_alone(results: Results) -> list[str]:
+    """Return the client that pfedhr serves worst, how many it leaves a point below alone, or surely above or below."""
+    by_client = list(zip(*differences(results.accuracies("pfedhr"), results.accuracies("local")), strict=True))
     clients = [100 * statistics.fmean(gains) for gains in by_client]
     return [
-        beside("local"),
-        beside("local-public"),
-        f"{best} {beside(best)}".strip(),
         f"{min(clients):+.1f}",
         f"{sum(value < -1 for value in clients)} of {len(clients)}",
         f"{sum(map(surely_above, by_client))} / {sum(surely_above([-gain for gain in gains]) for gains in by_client)}",
-        f"{100 * (rows['pfedhr'].teacher or 0):.1f}",
     ]
+
+
+def other_seeds(first: Results, more: Results) -> list[str]:
+    """Return what seeds say on which nothing was chosen, and then all together."""
+    both = Results(first.cells + more.cells, first.clients + more.clients)
+    rows = {row.method: row for row in method_rows(more)}
+    means = [mean_and_spread(rows[method].mean, rows[method].spread) for method in ("local", "pfedhr")]
+    return [*means, beside(more, "local"), beside(both, "local"), *to_alone(both)]
 
 
 def surely_above(gains: Sequence[float]) -> bool:
@@ -76,18 +98,20 @@ def surely_above(gains: Sequence[float]) -> bool:
     return statistics.fmean(gains) > float(stats.t.ppf(0.975, len(gains) - 1)) * error
 
 
+def show(title: str, columns: Sequence[str], rows: Mapping[Place, Sequence[str]]) -> None:
+    """Print a table of one row a place."""
+    print(Sheet(title, ["data", "clients, public data", *columns], [[*place, *row] for place, row in rows.items()]).markdown())
+
+
 if __name__ == "__main__":
-    found = places()
-    accuracies = [[data, setting, *means(results)] for data, setting, results in found]
-    print(Sheet("Mean accuracy over all clients (%)", ["data", "clients, public data", *METHODS], accuracies).markdown())
-    compared = [
-        "to `local`",
-        "to `local-public`",
-        "to the best other",
-        "worst client",
-        "a point below",
-        "surely above / below",
-        "teachers (%)",
-    ]
-    rows = [[data, setting, *beside_others(results)] for data, setting, results in found]
-    print(Sheet("`pfedhr` and others", ["data", "clients, public data", *compared], rows).markdown())
+    found = places("benefit-small")
+    show("Mean accuracy over all clients (%)", METHODS, {place: means(results) for place, results in found.items()})
+    alone = ("worst client", "a point below", "surely above / below")
+    columns = ("to `local`", "to `local-public`", "to the best other", *alone, "teachers (%)")
+    show("`pfedhr` and others", columns, {place: beside_others(results) for place, results in found.items()})
+    others = METHODS[2:-1]
+    each = {place: [beside(results, other) for other in others] for place, results in found.items()}
+    show("`pfedhr` to every other method", [f"to `{other}`" for other in others], each)
+    more = places("benefit-other-seeds-small")
+    columns = ("`local`", "`pfedhr`", "to `local`", "ten seeds: to `local`", *alone)
+    show("Seeds 5 to 9, and all ten", columns, {place: other_seeds(found[place], results) for place, results in more.items()})

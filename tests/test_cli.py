@@ -311,6 +311,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["reproduce", "table2", "--scale", "huge"], ["--scale huge", "small, short, paper"]),
         (["reproduce", "table2", "--data.dir", "/nowhere"], ["/nowhere", "train-images-idx3-ubyte"]),
         (["reproduce", "table2", "--datasets", "emnist"], ["emnist"]),
+        (["reproduce", "benefit", "--methods", "fedmdd"], ["no method 'fedmdd'", "did you mean 'fedmd'", "pfedclub, feddf"]),
         (["report"], ["folders"]),
         (["report", "/nowhere"], ["/nowhere/about.json is missing"]),
     ],

@@ -169,6 +169,20 @@ def test_tables_and_figures_are_made_of_the_rows_alone(figure6: Path, tmp_path: 
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_a_target_can_be_run_with_some_of_its_methods(tmp_path: Path) -> None:
+    told = Told()
+    (place,), failed = reproduce(TARGETS["table2"], SCALE, [TOY_SET], "", [0], tmp_path, 1, told, ["local-public", "fedmd"])
+    assert failed == {}
+    results = read_results(place)
+    assert {setting: results.of(setting).methods for setting in results.settings} == {
+        f"{partition}/{public}/": ["local", *(("local-public", "fedmd") if public == "labelled" else ())]
+        for partition in ("iid", "classes")
+        for public in ("labelled", "unlabelled")
+    }
+    command = json.loads((place / "about.json").read_text())["command"]
+    assert "--methods local-public,fedmd --datasets" in command
+
+
 def test_seeds_are_added_to_tables_whose_runs_are_gone(figure6: Path, tmp_path: Path) -> None:
     place = tmp_path / figure6.parent.name / figure6.name
     shutil.copytree(figure6, place)

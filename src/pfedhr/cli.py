@@ -32,7 +32,7 @@ Personalised federated learning among clients whose neural networks differ.
                           run methods side by side, paired by seed, and print their table;
                           the same command again runs what is not finished
   pfedhr reproduce TARGET --data.dir DIR [--scale small|short|paper] [--datasets a,b]
-                 [--seeds 0,1,2,3,4] [--out DIR] [--workers N]
+                 [--methods a,b] [--seeds 0,1,2,3,4] [--out DIR] [--workers N]
                           a table or figure of the paper: table2, table3, table4, figure1,
                           figure3, figure4, figure5, figure6, figure7, benefit,
                           exchange, ablation

@@ -139,6 +139,7 @@ def reproduce_target(arguments: list[str]) -> None:
     seeds, arguments = take(arguments, "--seeds")
     out, arguments = take(arguments, "--out")
     workers, arguments = take(arguments, "--workers")
+    names, arguments = take(arguments, "--methods")
     if len(arguments) != 1 or arguments[0] not in TARGETS:
         given = f", not {' '.join(arguments)}" if arguments else ""
         raise UsageError(f"pfedhr reproduce takes one of {', '.join(TARGETS)}{given}")
@@ -147,9 +148,10 @@ def reproduce_target(arguments: list[str]) -> None:
     target, path = TARGETS[arguments[0]], folder(out, "runs/reproduce")
     chosen = words("--datasets", sets) if sets else list(target.sets)
     under, at_once = numbers("--seeds", seeds or SEEDS), count("--workers", workers)
+    methods = words("--methods", names) if names else []
     written, failed = _watched(
         lambda display: reproduce(
-            target, SCALES[scale or "small"], chosen, directory or "", under, path, workers=at_once, watch=display
+            target, SCALES[scale or "small"], chosen, directory or "", under, path, at_once, display, methods
         ),
         path,
     )

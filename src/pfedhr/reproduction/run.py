@@ -18,7 +18,7 @@ from pfedhr.report.study import check_kept, read_about, write_report, write_rows
 from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.figures import DrawnBlock, draw_settings, draw_teachers, need_matplotlib
 from pfedhr.reproduction.scales import Scale
-from pfedhr.reproduction.targets import TARGETS, Target, settings_of
+from pfedhr.reproduction.targets import TARGETS, Target, settings_of, with_methods
 from pfedhr.results import read_results, told_runs
 from pfedhr.run import read_rounds
 from pfedhr.study import Cell, CellWatcher, cells_of, is_finished, run_cells
@@ -36,17 +36,19 @@ def reproduce(
     folder: Path,
     workers: int,
     watch: CellWatcher,
+    methods: Sequence[str] = (),
 ) -> tuple[list[Path], dict[str, str]]:
-    """Run a target on every one of `sets`, whose files are in `directory`.
+    """Run a target, or those of its `methods` alone, on every one of `sets`, whose files are in `directory`.
 
     Returns the folders written, one a data set, and why runs failed, by their folders: tables are made of the others. Runs are
     kept in `folder`/cells and shared by all targets; those that tables in `folder` tell of are not run again, even where their
-    files are gone. Raises what `run_cells` raises, before any training, and ResultsError for a table that is damaged, or would
-    lose runs.
+    files are gone. Raises what `with_methods` and `run_cells` raise, before any training, and ResultsError for a table that is
+    damaged, or would lose runs.
     """
     if target.axis or target.name == "figure7":
         need_matplotlib()
-    cells = {data: cells_of(settings_of(target, scale, data, directory), seeds) for data in sets}
+    settings = {data: with_methods(settings_of(target, scale, data, directory), methods) for data in sets}
+    cells = {data: cells_of(each, seeds) for data, each in settings.items()}
     store = folder / "cells"
     tables = {rows.parent: told_runs([rows.parent]) for rows in sorted(folder.glob("*/*/cells.csv"))}
     places = {data: folder / f"{target.name}-{scale.name}" / data for data in sets}
@@ -55,6 +57,7 @@ def reproduce(
     told = {run: rows for table in tables.values() for run, rows in table.items()}
     failed = run_cells([cell for each in cells.values() for cell in each], store, workers, watch, told)
     command = f"pfedhr reproduce {target.name} --scale {scale.name} --seeds {','.join(map(str, seeds))} --workers {workers}"
+    command += f" --methods {','.join(methods)}" if methods else ""
     written: list[Path] = []
     for data, each in cells.items():
         place = places[data]

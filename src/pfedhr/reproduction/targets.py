@@ -11,6 +11,7 @@ from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import Partition
+from pfedhr.errors import nearest
 from pfedhr.experiment import Experiment, ExperimentError
 from pfedhr.reproduction.scales import Scale
 from pfedhr.study import Setting
@@ -58,6 +59,20 @@ def settings_of(target: Target, scale: Scale, data: str, directory: str) -> list
     """Return the settings of a target on one data set, whose files are in `directory`."""
     experiment = replace(scale.experiment, data=replace(scale.experiment.data, name=data, dir=directory))
     return list(target.settings(scale, experiment))
+
+
+def with_methods(settings: Sequence[Setting], names: Sequence[str]) -> list[Setting]:
+    """Return the settings with those of their methods alone that are named, and learning alone; with all where none is named.
+
+    Raises ExperimentError for a name that none of the settings has.
+    """
+    known = dict.fromkeys(method for setting in settings for method in setting.methods)
+    for name in names:
+        if name not in known:
+            raise ExperimentError(f"there is no method {name!r} here: {nearest(name, known)}choose among {', '.join(known)}")
+    wanted = {"local", *names} if names else known.keys()
+    chosen = [{name: method for name, method in one.methods.items() if name in wanted} for one in settings]
+    return [replace(one, methods=methods) for one, methods in zip(settings, chosen, strict=True)]
 
 
 def _table2(scale: Scale, base: Experiment) -> Iterator[Setting]:

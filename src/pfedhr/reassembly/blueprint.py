@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from pfedhr.parcel import Tensors
+from pfedhr.reassembly.modes import MODE
 from pfedhr.reassembly.symbolic import shaped
-from pfedhr.reassembly.tracing import MODE, trace
+from pfedhr.reassembly.tracing import trace
 from pfedhr.reassembly.vocabulary import (
     ATTRIBUTES,
     DTYPE_NAMES,

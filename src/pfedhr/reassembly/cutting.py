@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from pfedhr.reassembly.modes import MODE
 from pfedhr.reassembly.operations import MATRIX_FUNCTIONS
 from pfedhr.reassembly.symbolic import DecompositionError, Mode, shaped
-from pfedhr.reassembly.tracing import MODE, REMEDIES, Trace
+from pfedhr.reassembly.tracing import REMEDIES, Trace
 
 _VIEWS = ("view", "reshape", "flatten", "size", "contiguous")
 

@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 
 from pfedhr.parcel import ParcelError, Tensors
 from pfedhr.reassembly.blueprint import Blueprint
+from pfedhr.reassembly.modes import MODE
 from pfedhr.reassembly.shapes import COUNT_LIMIT, run_shapes, whole_number
 from pfedhr.reassembly.symbolic import TRAINED_BATCHES, Mode
-from pfedhr.reassembly.tracing import MODE
 from pfedhr.reassembly.vocabulary import ATTRIBUTES, DTYPES, EQUATION, FUNCTIONS, METHODS, STRINGS, layer_class
 
 TEXT_LIMIT = 8_000_000

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from pfedhr.reassembly.batch_sizes import sizes_may_be_values
+from pfedhr.reassembly.modes import merge_modes
 from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, TRAINED_BATCHES, DecompositionError, ShapeTracer, shaped
 
 REMEDIES = (
@@ -21,9 +22,6 @@ REMEDIES = (
     "tensor; or name the modules that shall be blocks with decompose(model, example, blocks=[...]); or take the network as one "
     "block with decompose(model, example, whole=True)"
 )
-
-MODE = "pfedhr_mode"
-"""The name under which a graph asks whether it is in training."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def _trace_modes(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module],
         traced.append(Trace(graph, tracer.constants))
     for each in traced:
         _drop_unused_sizes(each.graph)
-    _merge(traced[0].graph, traced[1].graph)
+    merge_modes(traced[0].graph, traced[1].graph)
     _take_sizes_where_used(traced[1].graph)
     return traced[1]
 
@@ -132,72 +130,6 @@ def _drop_unused_sizes(graph: fx.Graph) -> None:
         computed = computed and node.target is not operator.setitem
         if (computed or node.op == "get_attr") and not node.users:
             graph.erase_node(node)
-
-
-def _merge(trained: fx.Graph, evaluated: fx.Graph) -> None:
-    """Make `evaluated` the graph of both modes, asking for the mode where they differ in a flag, a rate or a count."""
-    partner: dict[fx.Node, fx.Node] = {}
-    ahead = iter(list(evaluated.nodes))
-    other = next(ahead)
-    mode: fx.Node | None = None
-
-    def ask() -> fx.Node:
-        nonlocal mode
-        if mode is None:
-            with evaluated.inserting_after(next(iter(evaluated.nodes))):
-                mode = evaluated.call_module(MODE)
-                mode.meta["values"] = (False,) * len(EVALUATED_BATCHES)
-        return mode
-
-    def merged(mine: Any, theirs: Any) -> Any:
-        """Return the argument of both modes."""
-        if isinstance(mine, fx.Node):
-            if partner.get(mine) is not theirs:
-                raise DecompositionError(f"it computes something else in training than in evaluation, first at {mine}")
-            return theirs
-        if type(mine) is type(theirs) and isinstance(mine, tuple | list) and len(mine) == len(theirs):
-            return type(theirs)(merged(a, b) for a, b in zip(mine, theirs, strict=True))
-        if isinstance(mine, slice) and isinstance(theirs, slice):
-            return slice(*merged((mine.start, mine.stop, mine.step), (theirs.start, theirs.stop, theirs.step)))
-        if isinstance(mine, dict) and isinstance(theirs, dict) and mine.keys() == theirs.keys():
-            return {name: merged(value, theirs[name]) for name, value in mine.items()}
-        if mine is True and theirs is False:
-            return ask()
-        if type(mine) is type(theirs) and mine == theirs:
-            return theirs
-        if isinstance(mine, float) and theirs == 0.0:
-            with evaluated.inserting_before(other):
-                rate = evaluated.call_function(operator.mul, (ask(), mine))
-                rate.meta["values"] = (0.0,) * len(EVALUATED_BATCHES)
-            return rate
-        raise DecompositionError(f"it uses {mine} in training where it uses {theirs} in evaluation, at {other}")
-
-    for node in trained.nodes:
-        if _counts_batches(node):
-            with evaluated.inserting_before(other):
-                counter = evaluated.get_attr(str(node.args[0].target))
-                counter.meta["values"] = node.args[0].meta["values"]
-                count = evaluated.call_method("add_", (counter, ask()))
-                count.meta["values"] = node.meta["values"]
-            partner[node.args[0]] = counter
-            continue
-        if node.op == "get_attr" and all(map(_counts_batches, node.users)):
-            continue
-        if (node.op, node.target) != (other.op, other.target):
-            raise DecompositionError(
-                f"it computes something else in training than in evaluation, first at {node} against {other}"
-            )
-        other.args, other.kwargs = merged(node.args, other.args), merged(node.kwargs, other.kwargs)
-        partner[node] = other
-        other = next(ahead, other)
-
-
-def _counts_batches(node: fx.Node) -> bool:
-    """Return whether `node` is how a batch norm counts batches: num_batches_tracked.add_(1)."""
-    if node.op != "call_method" or node.target != "add_" or node.args[1:] != (1,) or node.users:
-        return False
-    counter = node.args[0]
-    return isinstance(counter, fx.Node) and counter.op == "get_attr" and str(counter.target).endswith("num_batches_tracked")
 
 
 def _take_sizes_where_used(graph: fx.Graph) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 from toy import equal, make_cohort
 
 from pfedhr.algorithms import teaching
-from pfedhr.algorithms.lessons import Lesson
+from pfedhr.algorithms.lessons import Lesson, Taught
+from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.teacher import Teacher, teacher_network
-from pfedhr.algorithms.teaching import beyond_chance
+from pfedhr.algorithms.teaching import _known, beyond_chance
 from pfedhr.inference import predict
 from pfedhr.learning import Privacy
+from pfedhr.parcel import Tensors
 
 
 def test_what_is_known_beyond_chance_is_counted_among_the_labels_that_there_are() -> None:
@@ -48,7 +51,7 @@ def test_who_knows_less_than_chance_declines_what_knows_less_still(
     cohort = make_cohort("mlp")
     view = cohort.client_view("client00", 2)
     careful = dataclasses.replace(OWN, start="teacher", decline_below=0.5)
-    knowledge = iter([theirs, own])
+    knowledge = itertools.chain([theirs, own], itertools.repeat(1.0))  # and much once it has trained
     monkeypatch.setattr(teaching, "beyond_chance", lambda logits, labels: next(knowledge))
     lesson = Lesson(teachers_of(OWN, cohort)["client00"], ())
     _, _, metrics = careful.client_step(careful.init_client(view), lesson, view)
@@ -94,3 +97,64 @@ def test_a_client_declines_a_teacher_that_knows_too_little_of_its_classes() -> N
     taken, _, metrics = careful.client_step(own, Lesson(flat, ()), private)
     assert "declined" not in metrics
     assert taken.teacher is flat
+
+
+def zeroed(weights: Tensors, names: tuple[str, ...] | None = None) -> Tensors:
+    return {name: torch.zeros_like(value) if names is None or name in names else value for name, value in weights.items()}
+
+
+def test_who_learns_nothing_beside_a_teacher_trains_again_without() -> None:
+    """Of zeros alone a perceptron never learns more than which class is frequent; one whose last layer is zero learns well."""
+    cohort = make_cohort("mlp", epochs=8)
+    view = cohort.client_view("client00", 2)
+    careful = dataclasses.replace(OWN, start="teacher", decline_below=0.5)
+    teacher = teachers_of(OWN, cohort)["client00"]
+    dead = dataclasses.replace(teacher, weights=zeroed(teacher.weights))
+    initial = initial_weights(view)
+    last = tuple(name for name, value in initial.items() if value.shape[0] == 4)
+    knows_nothing = Taught(zeroed(initial, last), None)
+    alone, *_ = careful.client_step(knows_nothing, Lesson(None, ()), view)
+    assert _known(restore(view.network, alone.weights), view) > 0.5
+    careless, *_ = dataclasses.replace(careful, decline_below=0.0).client_step(knows_nothing, Lesson(dead, ()), view)
+    assert _known(restore(view.network, careless.weights), view) <= 0
+
+    after, _, metrics = careful.client_step(knows_nothing, Lesson(dead, ()), view)
+    assert equal(after.weights, alone.weights)
+    assert after.teacher is None
+    assert metrics["declined"] == 1
+    # An earlier teacher, from which nobody starts, is judged by what comes of it, too.
+    heavy = dataclasses.replace(careful, distil_weight=1e6)
+    kept, *_ = dataclasses.replace(heavy, decline_below=0.0).client_step(
+        Taught(knows_nothing.weights, dead), Lesson(None, ()), view
+    )
+    assert _known(restore(view.network, kept.weights), view) < 0.5
+    # Where training alone leads no further, what was learnt beside the teacher stays.
+    hopeless = Taught(zeroed(initial), None)
+    stays, _, metrics = careful.client_step(hopeless, Lesson(dead, ()), view)
+    assert stays.teacher is dead
+    assert "declined" not in metrics
+    private = dataclasses.replace(view, privacy=Privacy(noise=1.0, clip=1.0, delta=1e-3, secret=None))
+    taken, _, metrics = careful.client_step(knows_nothing, Lesson(dead, ()), private)
+    assert taken.teacher is dead
+    assert "declined" not in metrics
+
+
+def test_who_loses_half_of_what_it_knew_beside_a_teacher_trains_again_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = make_cohort("mlp")
+    view = cohort.client_view("client00", 2)
+    careful = dataclasses.replace(OWN, start="teacher", decline_below=0.5)
+    lesson = Lesson(teachers_of(OWN, cohort)["client00"], ())
+    state = careful.init_client(view)
+    alone, *_ = dataclasses.replace(careful).client_step(state, Lesson(None, ()), view)
+    beside, *_ = dataclasses.replace(careful, decline_below=0.0).client_step(state, lesson, view)
+    for known, expected in (
+        ([0.3, 0.5, 0.5, 0.25, 0.26], alone),  # teacher and own before; own again, after, and alone
+        ([0.3, 0.5, 0.5, 0.25, 0.25], beside),
+        ([0.3, 0.5, 0.5, 0.26], beside),
+    ):
+        left = iter(known)
+        monkeypatch.setattr(teaching, "beyond_chance", lambda logits, labels, left=left: next(left))
+        after, _, metrics = careful.client_step(state, lesson, view)
+        assert next(left, None) is None
+        assert equal(after.weights, expected.weights)
+        assert metrics.get("declined", 0) == (expected is alone)

@@ -48,7 +48,8 @@ class PFedHR(Reassembling):
     distil_weight: float = 1.0
     """Weight of the teacher in the client's loss (lambda)."""
     decline_below: float = 0.5
-    """A client declines what tells its own classes apart, beyond chance, less than this share as well as itself; 0 = none."""
+    """A client declines what tells its own classes apart, beyond chance, less than this share as well as itself: a teacher, or
+    what it has learnt beside one; 0 = none."""
     tuning_epochs: int = 10
     """Epochs of tuning on the public data."""
     tuning_batch_size: int = 32

@@ -44,7 +44,8 @@ class Teaching(Algorithm):
     teacher_max_age: int = 0
     """Rounds for which a teacher serves; 0 = until the next one."""
     decline_below: float = 0.0
-    """A client declines what tells its own classes apart, beyond chance, less than this share as well as itself; 0 = none."""
+    """A client declines what tells its own classes apart, beyond chance, less than this share as well as itself: a teacher, or
+    what it has learnt beside one; 0 = none."""
     tuning_epochs: int = 3
     """Epochs of tuning on the public data."""
     tuning_batch_size: int = 8
@@ -142,21 +143,39 @@ class Teaching(Algorithm):
             message = replace(message, teacher=None)
         teacher = message.teacher or state.teacher
         weights, metrics = train_privately(view, self._begin(state, message, view), self._term(teacher, view))
+        if teacher is not None and (alone := self._better_alone(weights, state, view)):
+            (weights, metrics), teacher, declined = alone, None, True
         metrics |= {"declined": 1} if declined else {}
         sent = upload(view.network, weights, view.train.ready(view.device).inputs, message.known)
         return Taught(weights, teacher), sent, metrics
 
     def _declines(self, teacher: Teacher, state: Taught, view: ClientView) -> bool:
-        """Return whether the teacher knows too little of the private examples, which no noise covers: so not with privacy."""
-        if not self.decline_below or view.privacy is not None:
+        """Return whether the teacher knows too little of the private examples."""
+        if not self._judges(view):
             return False
-        examples = view.train.ready(view.device)
-
-        def known(model: nn.Module) -> float:
-            return beyond_chance(predict(model.to(view.device), examples.inputs), examples.labels)
-
-        theirs, own = known(teacher_network(teacher)), known(restore(view.network, state.weights))
+        theirs, own = _known(teacher_network(teacher), view), _known(restore(view.network, state.weights), view)
         return theirs < min(own, self.decline_below * own)  # own may be below chance, where the share of it is above it
+
+    def _better_alone(self, weights: Tensors, state: Taught, view: ClientView) -> tuple[Tensors, Metrics] | None:
+        """Return what training without a teacher gives, if it knows more and `weights`, of training beside one, too little.
+
+        A teacher that knows no more than chance may still be a good start for a network that knows no more itself, or one
+        from where it learns nothing: only the training tells.
+        """
+        if not self._judges(view):
+            return None
+        own, beside = (_known(restore(view.network, one), view) for one in (state.weights, weights))
+        if beside > max(0.0, self.decline_below * own):
+            return None
+        alone, metrics = train_privately(view, state.weights)
+        return (alone, metrics) if _known(restore(view.network, alone), view) > beside else None
+
+    def _judges(self, view: ClientView) -> bool:
+        """Return whether a client judges what it is taught: not with privacy, for no noise covers what its choice tells.
+
+        Nor do clients of one class, among which all networks are at chance.
+        """
+        return self.decline_below > 0 and view.privacy is None and len(view.train.labels.unique()) > 1
 
     def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:
         """Return the weights that private training starts from: those it ended with."""
@@ -210,6 +229,12 @@ class Teaching(Algorithm):
         with watch("assemble_seconds"):
             chains = {owner: self._draft(Recipe(bank.chain(owner)), bank, sources, view) for owner in sources}
         return Deposit(sources, bank, chains)
+
+
+def _known(model: nn.Module, view: ClientView) -> float:
+    """Return what a network knows of the client's private examples, beyond chance."""
+    examples = view.train.ready(view.device)
+    return beyond_chance(predict(model.to(view.device), examples.inputs), examples.labels)
 
 
 def beyond_chance(logits: Tensor, labels: Tensor) -> float:

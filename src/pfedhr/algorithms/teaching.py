@@ -157,10 +157,10 @@ class Teaching(Algorithm):
         return theirs < min(own, self.decline_below * own)  # own may be below chance, where the share of it is above it
 
     def _better_alone(self, weights: Tensors, state: Taught, view: ClientView) -> tuple[Tensors, Metrics] | None:
-        """Return what training without a teacher gives, if it knows more and `weights`, of training beside one, too little.
+        """Return what training without a teacher gives, if `weights`, of training beside one, know too little and it much.
 
         A teacher that knows no more than chance may still be a good start for a network that knows no more itself, or one
-        from where it learns nothing: only the training tells.
+        from where it learns nothing. Only the training tells, and it does so for certain where the client learns easily alone.
         """
         if not self._judges(view):
             return None
@@ -168,7 +168,9 @@ class Teaching(Algorithm):
         if beside > max(0.0, self.decline_below * own):
             return None
         alone, metrics = train_privately(view, state.weights)
-        return (alone, metrics) if _known(restore(view.network, alone), view) > beside else None
+        most = 1 - 1 / len(view.train.labels.unique())
+        much = max(beside, self.decline_below * most)
+        return (alone, metrics) if _known(restore(view.network, alone), view) > much else None
 
     def _judges(self, view: ClientView) -> bool:
         """Return whether a client judges what it is taught: not with privacy, for no noise covers what its choice tells.

@@ -1,5 +1,4 @@
-"""Which candidate suits whom: one whose logits on public data point where the client's own do (eqs. (2) and (5)), or that
-knows what the client does not."""
+"""Which candidate suits whom: one that says on public data what the client says (eqs. (2) and (5)), or knows what it lacks."""
 
 from __future__ import annotations
 

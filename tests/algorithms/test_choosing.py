@@ -8,18 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_pfedhr import NOTHING, sources, uploads_of
-from toy import make_cohort
+from test_pfedhr import NOTHING, own_chain, uploads_of
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.assignment import within_budget
 from pfedhr.algorithms.pfedhr import PFedHR
-from pfedhr.algorithms.teacher import Teacher, draft, size, teacher_network
+from pfedhr.algorithms.teacher import Teacher, size, teacher_network
 from pfedhr.algorithms.tuning import TuningJob, tune
-from pfedhr.algorithms.uploads import deposit_sources
 from pfedhr.in_process import Cohort, sequential
 from pfedhr.inference import predict
-from pfedhr.parcel import Tensors
 from pfedhr.reassembly import BlockRef, Recipe
 
 SMALL = PFedHR.paper(groups=3, candidates=6, tuning_epochs=1, probe=8)
@@ -74,7 +72,7 @@ def test_the_candidate_of_most_benefit_is_the_slow_loops(labelled: bool) -> None
     algorithm = replace(SOLVED, tuning_epochs=0, match="benefit", candidates=8)
     teachers, _, metrics = teachers_of(algorithm, cohort)
     public = cohort.federation.public.ready(cohort.device)
-    networks = networks_of(cohort)
+    networks = {client: own_chain(cohort, client) for client in cohort.networks}
     said = {client: predict(teacher_network(one), public.inputs).softmax(1) for client, one in networks.items()}
     known = sum(said.values()) / len(said)
     if labelled:
@@ -86,12 +84,6 @@ def test_the_candidate_of_most_benefit_is_the_slow_loops(labelled: bool) -> None
         assert had.item() == pytest.approx(max(row), abs=1e-4)
     likeness, *_ = teachers_of(replace(algorithm, match="likeness"), cohort)
     assert {client: one.recipe for client, one in likeness.items()} != {client: one.recipe for client, one in teachers.items()}
-
-
-def networks_of(cohort: Cohort) -> dict[str, Teacher]:
-    held = sources(cohort)
-    bank = deposit_sources(held, torch.device("cpu"))
-    return {client: draft(Recipe(bank.chain(client)), bank, held, "light", 1) for client in held}
 
 
 def test_those_chosen_as_they_were_solved_are_tuned_alone() -> None:
@@ -108,14 +100,10 @@ def test_those_chosen_as_they_were_solved_are_tuned_alone() -> None:
     view = sequential(lambda map: cohort.server_view(1, map))
     for client, one in solved.items():
         slow = tune(TuningJob(one, SOLVED._tuning, SOLVED.contrastive_temperature), view).teacher
-        assert same(slow.weights, chosen[client].weights)
-        assert not same(one.weights, chosen[client].weights)
+        assert equal(slow.weights, chosen[client].weights)
+        assert not equal(one.weights, chosen[client].weights)
         if every[client].recipe == one.recipe:  # chosen after the tuning, but the same one
-            assert same(every[client].weights, chosen[client].weights)
-
-
-def same(one: Tensors, other: Tensors) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+            assert equal(every[client].weights, chosen[client].weights)
 
 
 @pytest.mark.parametrize(

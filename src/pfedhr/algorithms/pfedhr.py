@@ -56,6 +56,7 @@ class PFedHR(Reassembling):
     """Batch size of the tuning."""
     start: Literal["own", "teacher"] = "teacher"
     """What private training starts from: the client's own weights, or its network as the server has tuned it, if that came."""
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER}
     name = "pfedhr"
     uncovered = None

@@ -23,7 +23,7 @@ from pfedhr.algorithms.tuning import Tuned, TuningJob, logits_on_public, mean_pr
 from pfedhr.algorithms.uploads import Upload, learn_structures, sources_of, structure_means
 from pfedhr.data import Examples
 from pfedhr.parcel import Tensors
-from pfedhr.reassembly import Profile, Recipe, Score, agreement, block_similarity, complement, layout
+from pfedhr.reassembly import Recipe, Score, agreement, block_similarity, complement, layout
 from pfedhr.seeding import generator
 
 Made = tuple[dict[str, Teacher], Tensors, Metrics]
@@ -116,18 +116,20 @@ class Reassembling(Teaching):
             return server, {"candidates": 0}
         watch = Stopwatch()
         known = learn_structures(server.known, replies)
-        uploads = self._deposit(sources_of(dict(sorted(replies.items())), known, self.most_blocks), view, watch)
-        structures, chains = server.structures, uploads.chains
-        if self.teachers == "structure":
-            structures = structures.heard(replies)
-            fellows = sources_of(structures.fellows(replies.values()), known, self.most_blocks)
-            means = self._deposit(structure_means(fellows), view, watch)
-            shared = {means.sources[name].structure: chain for name, chain in means.chains.items()}
-            chains = {client: shared[source.structure] for client, source in uploads.sources.items()}
+        with watch("profile_seconds"):
+            uploads = self._deposit(sources_of(dict(sorted(replies.items())), known, self.most_blocks), view)
+        structures = server.structures.heard(replies) if self.teachers == "structure" else server.structures
         if self.teachers == "reassembled":
             teachers, said, told = self._reassemble(uploads, server.said, view, watch)
         else:
-            teachers, said, told = self._tune_whole(chains, uploads, server.said, view, watch)
+            with watch("assemble_seconds"):
+                own = chains = self._whole(uploads, view)
+                if self.teachers == "structure":
+                    fellows = sources_of(structures.fellows(replies.values()), known, self.most_blocks)
+                    means = self._deposit(structure_means(fellows), view)
+                    shared = {means.sources[name].structure: chain for name, chain in self._whole(means, view).items()}
+                    chains = {client: shared[source.structure] for client, source in uploads.sources.items()}
+            teachers, said, told = self._tune_whole(own, chains, server.said, view, watch)
         if self.teachers == "structure":
             structures = structures.taught({replies[client].structure: one for client, one in teachers.items()})
             teachers = {}  # none waits for one client alone
@@ -135,10 +137,10 @@ class Reassembling(Teaching):
         return replace(after, structures=structures), {**told, **watch.seconds}
 
     def _tune_whole(
-        self, chains: Mapping[str, Teacher], uploads: Deposit, before: Tensors, view: ServerView, watch: Stopwatch
+        self, own: Mapping[str, Teacher], chains: Mapping[str, Teacher], before: Tensors, view: ServerView, watch: Stopwatch
     ) -> Made:
-        """Tune each client's chain, which is its teacher."""
-        said = softmaxes(self._logits(uploads, None, view, watch))
+        """Tune each client's chain, which is its teacher, to what the clients' own networks say."""
+        said = softmaxes(self._logits(own, view, watch))
         tuned = self._tune(chains.values(), self._mean(said, before), view, watch)
         recipes = {client: chain.recipe for client, chain in chains.items()}
         teachers = {client: tuned[recipe].teacher for client, recipe in recipes.items()}
@@ -146,8 +148,8 @@ class Reassembling(Teaching):
 
     def _reassemble(self, uploads: Deposit, before: Tensors, view: ServerView, watch: Stopwatch) -> Made:
         """Decompose, group, propose, assemble and tune, match: Algorithm 1 and eqs. (1) to (5)."""
-        donors = self._deposit(structure_means(uploads.sources), view, watch) if self.average_structures else uploads
         with watch("profile_seconds"):
+            donors = self._deposit(structure_means(uploads.sources), view) if self.average_structures else uploads
             profile = self._profile(donors.bank, view, SOLVED_ON if self._solves else 0)
             similarity = block_similarity(profile)
         limits = Limits(self.groups, self.candidates, self.repeat_groups)
@@ -155,10 +157,15 @@ class Reassembling(Teaching):
         told: Metrics = {"candidates": len(recipes), "groups": [list(map(str, members)) for members in groups]}
         with watch("assemble_seconds"):
             drafts = {recipe: self._draft(recipe, donors.bank, donors.sources, view) for recipe in recipes}
-            offered = within_budget(uploads.chains, drafts, self.size_budget)
+            own = self._whole(uploads, view)
+            offered = within_budget(own, drafts, self.size_budget)
         if not any(offered.values()):
             return {}, {}, told
-        logits = self._logits(uploads, profile if donors is uploads else None, view, watch)
+        if self._solves and donors is uploads:  # what the profile tells is not computed again
+            with watch("ensemble_seconds"):
+                logits = logits_of_donors(donors.bank, profile, self._probe(view), view)
+        else:
+            logits = self._logits(own, view, watch)
         said = softmaxes(logits)
         mean = self._mean(said, before)
         tuned: dict[Recipe, Tuned] = {}
@@ -167,26 +174,24 @@ class Reassembling(Teaching):
                 parts = {recipe: layout(recipe, donors.bank, self.stitch, self.stitch_layers) for recipe in recipes}
                 tuned = solve_drafts(drafts, parts, donors.bank, profile, self._probe(view), mean, self._takes_labels, view)
             drafts = {recipe: one.teacher for recipe, one in tuned.items()}
-            tuned = {one.recipe: Tuned(one, logits[client]) for client, one in uploads.chains.items()} | tuned
+            tuned = {one.recipe: Tuned(one, logits[client]) for client, one in own.items()} | tuned
         chosen_first = bool(tuned) and (self.tuned_candidates == "chosen" or not self.tuning_epochs)
         if not chosen_first:
-            tuned = self._tune([*drafts.values(), *uploads.chains.values()], mean, view, watch)
+            tuned = self._tune([*drafts.values(), *own.values()], mean, view, watch)
         with watch("match_seconds"):
-            chains = {client: chain.recipe for client, chain in uploads.chains.items()}
+            chains = {client: chain.recipe for client, chain in own.items()}
             teachers, matched = assign(chains, offered, tuned, self._score(mean, view))
         if chosen_first and self.tuning_epochs:
             tuned = self._tune(teachers.values(), mean, view, watch)
             teachers = {client: tuned[one.recipe].teacher for client, one in teachers.items()}
         return teachers, said, {**told, **matched}
 
-    def _logits(self, uploads: Deposit, profile: Profile | None, view: ServerView, watch: Stopwatch) -> Tensors:
-        """Return the uploads' logits on the public data, if anything asks for them; a profile tells some already."""
+    def _logits(self, own: Mapping[str, Teacher], view: ServerView, watch: Stopwatch) -> Tensors:
+        """Return the clients' networks' logits on the public data, if anything asks for them."""
         if not self._hears:
             return {}
         with watch("ensemble_seconds"):
-            if profile and self._solves:
-                return logits_of_donors(uploads.bank, profile, self._probe(view), view)
-            return {client: logits_on_public(chain, view) for client, chain in uploads.chains.items()}
+            return {client: logits_on_public(chain, view) for client, chain in own.items()}
 
     def _mean(self, said: Tensors, before: Tensors) -> Tensor | None:
         return mean_prediction(said if self.donors == "active" else {**before, **said})

@@ -44,11 +44,10 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Deposit:
-    """Networks on the server: where their blocks come from, the bank of these, and each network as its own chain, untuned."""
+    """Networks on the server: where their blocks come from, and the bank of these."""
 
     sources: Mapping[str, Source]
     bank: BlockBank
-    chains: dict[str, Teacher]
 
 
 def draft(

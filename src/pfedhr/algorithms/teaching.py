@@ -18,7 +18,6 @@ from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches, shares
 from pfedhr.algorithms.per_class import class_means
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
-from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.teacher import Deposit, Teacher, draft, teacher_network
 from pfedhr.algorithms.uploads import Source, Upload, check_description, deposit_sources, upload
 from pfedhr.data import Examples
@@ -138,46 +137,44 @@ class Teaching(Algorithm):
 
     def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
         """Train on the private data beside the teacher: eq. (6). One that is declined is as one that never came."""
-        declined = message.teacher is not None and self._declines(message.teacher, state, view)
+        own = _known(restore(view.network, state.weights), view) if self._judges(state, message, view) else None
+        declined = message.teacher is not None and own is not None and self._declines(message.teacher, own, view)
         if declined:
             message = replace(message, teacher=None)
         teacher = message.teacher or state.teacher
         weights, metrics = train_privately(view, self._begin(state, message, view), self._term(teacher, view))
-        if teacher is not None and (alone := self._better_alone(weights, state, view)):
+        if teacher is not None and own is not None and (alone := self._better_alone(weights, state, own, view)):
             (weights, metrics), teacher, declined = alone, None, True
         metrics |= {"declined": 1} if declined else {}
         sent = upload(view.network, weights, view.train.ready(view.device).inputs, message.known)
         return Taught(weights, teacher), sent, metrics
 
-    def _declines(self, teacher: Teacher, state: Taught, view: ClientView) -> bool:
-        """Return whether the teacher knows too little of the private examples."""
-        if not self._judges(view):
-            return False
-        theirs, own = _known(teacher_network(teacher), view), _known(restore(view.network, state.weights), view)
-        return theirs < min(own, self.decline_below * own)  # own may be below chance, where the share of it is above it
+    def _judges(self, state: Taught, message: Lesson, view: ClientView) -> bool:
+        """Return whether a client with a teacher judges it: not with privacy, for no noise covers what its choice tells.
 
-    def _better_alone(self, weights: Tensors, state: Taught, view: ClientView) -> tuple[Tensors, Metrics] | None:
+        Nor do clients of one class, among which all networks are at chance.
+        """
+        taught = message.teacher is not None or state.teacher is not None
+        return taught and self.decline_below > 0 and view.privacy is None and len(view.train.labels.unique()) > 1
+
+    def _declines(self, teacher: Teacher, own: float, view: ClientView) -> bool:
+        """Return whether the teacher knows too little of the private examples, of which the client's network knows `own`."""
+        # It may be below chance, where the share of it is above it.
+        return _known(teacher_network(teacher), view) < min(own, self.decline_below * own)
+
+    def _better_alone(self, weights: Tensors, state: Taught, own: float, view: ClientView) -> tuple[Tensors, Metrics] | None:
         """Return what training without a teacher gives, if `weights`, of training beside one, know too little and it much.
 
         A teacher that knows no more than chance may still be a good start for a network that knows no more itself, or one
         from where it learns nothing. Only the training tells, and it does so for certain where the client learns easily alone.
         """
-        if not self._judges(view):
-            return None
-        own, beside = (_known(restore(view.network, one), view) for one in (state.weights, weights))
+        beside = _known(restore(view.network, weights), view)
         if beside > max(0.0, self.decline_below * own):
             return None
         alone, metrics = train_privately(view, state.weights)
         most = 1 - 1 / len(view.train.labels.unique())
         much = max(beside, self.decline_below * most)
         return (alone, metrics) if _known(restore(view.network, alone), view) > much else None
-
-    def _judges(self, view: ClientView) -> bool:
-        """Return whether a client judges what it is taught: not with privacy, for no noise covers what its choice tells.
-
-        Nor do clients of one class, among which all networks are at chance.
-        """
-        return self.decline_below > 0 and view.privacy is None and len(view.train.labels.unique()) > 1
 
     def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:
         """Return the weights that private training starts from: those it ended with."""
@@ -224,13 +221,13 @@ class Teaching(Algorithm):
         with seeded(view.seed, view.round, str(recipe), "stitches"):
             return draft(recipe, bank, sources, self.stitch, view.round, self.stitch_layers)
 
-    def _deposit(self, sources: Mapping[str, Source], view: ServerView, watch: Stopwatch) -> Deposit:
-        """Return what the server makes of networks before it reassembles them."""
-        with watch("profile_seconds"):
-            bank = deposit_sources(sources, view.device)
-        with watch("assemble_seconds"):
-            chains = {owner: self._draft(Recipe(bank.chain(owner)), bank, sources, view) for owner in sources}
-        return Deposit(sources, bank, chains)
+    def _deposit(self, sources: Mapping[str, Source], view: ServerView) -> Deposit:
+        return Deposit(sources, deposit_sources(sources, view.device))
+
+    def _whole(self, networks: Deposit, view: ServerView) -> dict[str, Teacher]:
+        """Return every network of a deposit as its own chain, untuned."""
+        bank, sources = networks.bank, networks.sources
+        return {owner: self._draft(Recipe(bank.chain(owner)), bank, sources, view) for owner in sources}
 
 
 def _known(model: nn.Module, view: ClientView) -> float:

@@ -16,10 +16,10 @@ from typing import Any
 
 from benchmarks.timing import Measurement, Target
 from pfedhr.algorithms.pfedhr import PFedHR
+from pfedhr.algorithms.stopwatch import STAGES
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import load_experiment
 from pfedhr.launch import start
-from pfedhr.results import STAGES
 from pfedhr.run import RunDirectory
 
 

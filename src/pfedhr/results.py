@@ -10,14 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pfedhr.algorithms.stopwatch import STAGES
 from pfedhr.disk import csv_bytes, csv_records, csv_row, write
 from pfedhr.errors import PfedhrError
 from pfedhr.run import read_rounds
 from pfedhr.statistics import mean_or_none, worst_tenth
 from pfedhr.study import MADE, Cell, is_finished
-
-STAGES = ("profile", "group", "propose", "assemble", "ensemble", "tune", "match")
-"""The stages of a server's step that are timed by themselves."""
 
 
 class ResultsError(PfedhrError):

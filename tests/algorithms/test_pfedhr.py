@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,10 @@ from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
 from pfedhr.algorithms.local import Local, Own
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights, restore
+from pfedhr.algorithms.solving import solve_drafts
+from pfedhr.algorithms.stopwatch import STAGES
 from pfedhr.algorithms.teacher import Teacher, draft, teacher_network
-from pfedhr.algorithms.tuning import TuningJob, tune
+from pfedhr.algorithms.tuning import Tuned, TuningJob, tune
 from pfedhr.algorithms.uploads import Source, Upload, deposit_sources, learn_structures, sources_of, structure_means, upload
 from pfedhr.data import Unlabelled
 from pfedhr.federate import Schedule
@@ -334,6 +337,22 @@ def test_stages_are_timed_and_groups_told() -> None:
     assert [name for name in metrics if "seconds" in name] == [f"{stage}_seconds" for stage in stages]
     members = sorted(name for group in metrics["groups"] for name in group)
     assert members == sorted([f"client00.{at}" for at in (1, 2, 3, 4)] + [f"client01.{at}" for at in (1, 2, 3, 4)])
+
+
+def test_solving_is_timed_as_a_part_of_assembling(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tables of results have the stages of STAGES alone: time under another name would be in no column of theirs.
+    pause = 0.2
+
+    def slow(*parts: Any) -> dict[Recipe, Tuned]:
+        time.sleep(pause)
+        return solve_drafts(*parts)
+
+    monkeypatch.setattr("pfedhr.algorithms.reassembling.solve_drafts", slow)
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    solved = replace(SMALL, stitch_start="solved", tuning_epochs=0)
+    _, metrics = solved.server_step(NOTHING, uploads_of(cohort), InProcess(solved, Workers(cohort)).server_view(1))
+    assert metrics["assemble_seconds"] >= pause
+    assert {name for name in metrics if "seconds" in name} <= {f"{stage}_seconds" for stage in STAGES}
 
 
 def setup_of(cohort: Cohort, active: int = 2) -> Setup:

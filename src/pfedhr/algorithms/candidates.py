@@ -27,9 +27,9 @@ def search(
     deepest = max(ref.index for ref in bank)
     most = len(bank) if limits.repeat_groups else min(len(bank), deepest)  # by R1 no chain is longer than the deepest network
     for count in range(min(limits.groups, most), 1, -1):
-        with watch("group_seconds"):
+        with watch("group"):
             groups = group(similarity, count)
-        with watch("propose_seconds"):
+        with watch("propose"):
             recipes = propose(groups, bank, limit=limits.candidates, rng=rng, repeat_groups=limits.repeat_groups)
         if recipes:
             return groups, recipes

@@ -135,10 +135,10 @@ class FedDF(KeepsShared):
         losses: dict[str, float] = {}
         # One client is its own ensemble: there is nothing to learn, and Adam would take steps along rounding errors.
         if self.tuning_epochs and len(sent) > 1:
-            with watch("ensemble_seconds"):
+            with watch("ensemble"):
                 models = (rebuild(known[one.structure], one.weights) for one in sent.values())
                 targets = soft_targets(ensemble_logits(models, view), self.temperature).cpu()
-            with watch("tune_seconds"):
+            with watch("tune"):
                 training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
                 jobs = [DistillationJob(known[one], held, targets, self.temperature, training) for one, held in fused.items()]
                 distilled = dict(zip(fused, view.map(distil_into, jobs, Distilled), strict=True))

@@ -82,10 +82,10 @@ class FedKEMF(Mutual):
         watch = Stopwatch()
         inputs = view.public.ready(view.device).inputs
         network = self.common(tuple(inputs.shape[1:]), view.classes)
-        with watch("ensemble_seconds"):
+        with watch("ensemble"):
             sent = (restore(network, replies[client].weights).to(view.device) for client in sorted(replies))
             targets = ensemble(torch.stack([predict(model, inputs) for model in sent]), self.ensemble)
-        with watch("tune_seconds"):
+        with watch("tune"):
             model = restore(network, or_common(server.weights, network, view.seed)).to(view.device)
             training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
             last = train_publicly(model, towards(targets, inputs), training, view, "distilling the ensemble", "fusion")

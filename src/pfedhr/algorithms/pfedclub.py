@@ -84,26 +84,26 @@ class PFedClub(Teaching):
             return server, {"candidates": 0}
         watch = Stopwatch()
         known = learn_structures(server.known, replies)
-        with watch("profile_seconds"):
+        with watch("profile"):
             sources = sources_of({client: replies[client] for client in sorted(replies)}, known, self.most_blocks)
             bank = deposit_sources(sources, view.device)
             similarity = block_similarity(self._profile(bank, view))
-        with watch("group_seconds"):
+        with watch("group"):
             groups = group(similarity, min(self.groups, len(bank)))
-        with watch("propose_seconds"):
+        with watch("propose"):
             sizes = Sizes(bank, self.stitch, self.stitch_layers)
             found = {client: self._search(client, groups, bank, similarity, sizes, view) for client in bank.owners}
             offered = {client: one.recipes for client, one in found.items()}
             recipes = {recipe for own in offered.values() for recipe in own}
-        with watch("assemble_seconds"):
+        with watch("assemble"):
             # An upload is its own chain, reassembled: with its blocks frozen and no stitch it stays what it is.
             chains = {client: Recipe(bank.chain(client)) for client in sources if recipes}
             wanted = sorted(recipes.union(chains.values()), key=lambda recipe: recipe.blocks)
             drafts = [self._draft(recipe, bank, sources, view) for recipe in wanted]
-        with watch("tune_seconds"):
+        with watch("tune"):
             jobs = [TuningJob(one, self._tuning, self.contrastive_temperature, frozen=True) for one in drafts]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
-        with watch("match_seconds"):
+        with watch("match"):
             teachers, described = assign(chains, offered, tuned) if recipes else ({}, {})
         names = [[str(ref) for ref in members] for members in groups]
         metrics = {"candidates": len(recipes), "groups": names, **_described(found), **described, **watch.seconds}

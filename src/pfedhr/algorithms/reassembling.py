@@ -116,13 +116,13 @@ class Reassembling(Teaching):
             return server, {"candidates": 0}
         watch = Stopwatch()
         known = learn_structures(server.known, replies)
-        with watch("profile_seconds"):
+        with watch("profile"):
             uploads = self._deposit(sources_of(dict(sorted(replies.items())), known, self.most_blocks), view)
         structures = server.structures.heard(replies) if self.teachers == "structure" else server.structures
         if self.teachers == "reassembled":
             teachers, said, told = self._reassemble(uploads, server.said, view, watch)
         else:
-            with watch("assemble_seconds"):
+            with watch("assemble"):
                 own = chains = self._whole(uploads, view)
                 if self.teachers == "structure":
                     fellows = sources_of(structures.fellows(replies.values()), known, self.most_blocks)
@@ -148,21 +148,21 @@ class Reassembling(Teaching):
 
     def _reassemble(self, uploads: Deposit, before: Tensors, view: ServerView, watch: Stopwatch) -> Made:
         """Decompose, group, propose, assemble and tune, match: Algorithm 1 and eqs. (1) to (5)."""
-        with watch("profile_seconds"):
+        with watch("profile"):
             donors = self._deposit(structure_means(uploads.sources), view) if self.average_structures else uploads
             profile = self._profile(donors.bank, view, SOLVED_ON if self._solves else 0)
             similarity = block_similarity(profile)
         limits = Limits(self.groups, self.candidates, self.repeat_groups)
         groups, recipes = search(similarity, donors.bank, limits, generator(view.seed, view.round, "candidates"), watch)
         told: Metrics = {"candidates": len(recipes), "groups": [list(map(str, members)) for members in groups]}
-        with watch("assemble_seconds"):
+        with watch("assemble"):
             drafts = {recipe: self._draft(recipe, donors.bank, donors.sources, view) for recipe in recipes}
             own = self._whole(uploads, view)
             offered = within_budget(own, drafts, self.size_budget)
         if not any(offered.values()):
             return {}, {}, told
         if self._solves and donors is uploads:  # what the profile tells is not computed again
-            with watch("ensemble_seconds"):
+            with watch("ensemble"):
                 logits = logits_of_donors(donors.bank, profile, self._probe(view), view)
         else:
             logits = self._logits(own, view, watch)
@@ -170,7 +170,7 @@ class Reassembling(Teaching):
         mean = self._mean(said, before)
         tuned: dict[Recipe, Tuned] = {}
         if self._solves and mean is not None:
-            with watch("solve_seconds"):
+            with watch("assemble"):
                 parts = {recipe: layout(recipe, donors.bank, self.stitch, self.stitch_layers) for recipe in recipes}
                 tuned = solve_drafts(drafts, parts, donors.bank, profile, self._probe(view), mean, self._takes_labels, view)
             drafts = {recipe: one.teacher for recipe, one in tuned.items()}
@@ -178,7 +178,7 @@ class Reassembling(Teaching):
         chosen_first = bool(tuned) and (self.tuned_candidates == "chosen" or not self.tuning_epochs)
         if not chosen_first:
             tuned = self._tune([*drafts.values(), *own.values()], mean, view, watch)
-        with watch("match_seconds"):
+        with watch("match"):
             chains = {client: chain.recipe for client, chain in own.items()}
             teachers, matched = assign(chains, offered, tuned, self._score(mean, view))
         if chosen_first and self.tuning_epochs:
@@ -190,7 +190,7 @@ class Reassembling(Teaching):
         """Return the clients' networks' logits on the public data, if anything asks for them."""
         if not self._hears:
             return {}
-        with watch("ensemble_seconds"):
+        with watch("ensemble"):
             return {client: logits_on_public(chain, view) for client, chain in own.items()}
 
     def _mean(self, said: Tensors, before: Tensors) -> Tensor | None:
@@ -205,7 +205,7 @@ class Reassembling(Teaching):
         self, networks: Iterable[Teacher], mean: Tensor | None, view: ServerView, watch: Stopwatch
     ) -> dict[Recipe, Tuned]:
         """Return every network tuned to the labels, to what the cohort says, or to both."""
-        with watch("tune_seconds"):
+        with watch("tune"):
             targets = mean.log() if self._knows_aim and mean is not None else None
             aims = (self.contrastive_temperature, False, targets, self._takes_labels, self.tuned_blocks)
             jobs = [TuningJob(one, self._tuning, *aims) for one in {one.recipe: one for one in networks}.values()]

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from pfedhr.algorithms.stopwatch import STAGES
 from pfedhr.report.sheet import Sheet
-from pfedhr.results import STAGES, CellRow, Results
+from pfedhr.results import CellRow, Results
 from pfedhr.statistics import Interval, mean_or_none, paired_interval
 
 ALONE = "local"

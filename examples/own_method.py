@@ -31,6 +31,7 @@ class UniformTeacher(Local):
     """Weight of the teacher in the client's loss, as the paper's form of pFedHR has it."""
 
     name = "uniform-teacher"
+    uncovered = None  # the teacher knows nothing: differential privacy covers this training as it does learning alone
 
     def client_step(self, state: Own, message: Nothing, view: ClientView) -> tuple[Own, Nothing, Metrics]:
         """Train beside the teacher."""

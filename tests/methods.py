@@ -36,18 +36,33 @@ SMALL = {
 }
 ONE_STRUCTURE = {"fedavg", "fedprox", "per-fedavg", "pfedme", "pfedbayes"}
 WIDTHS = {"heterofl": ("cnn4-quarter", "cnn4-eighth")}
-LOCAL_WHEN_ALONE = {"local", "lg-fedavg", "feddistill"}
-"""What the other clients give is all that these add, so that one client alone learns as without them, bit for bit."""
 OWN_TEACHERS = {"pfedhr", "pfedclub"}
 """A teacher is made for a client of what it has sent: whoever has sent nothing yet has none."""
+NETWORKS_AS_DATA = {"feddf", "pfedhr", "pfedclub"}
 NEEDS_LABELS = {"local-public", "fedmd"}
 NEEDS_FEATURES = {"lg-fedavg", "fedproto", "fedtgp", "fedgh"}
 METHODS = [
     *(pytest.param(ALGORITHMS[name](**SMALL[name]), id=name) for name in ALGORITHMS),
     pytest.param(FedProto(prediction="prototypes"), id="fedproto-nearest"),
     pytest.param(PFedHR(teachers="own", tuning_epochs=2, tuning_batch_size=8), id="pfedhr-own"),
-    pytest.param(PFedHR(tuned_blocks=2, tuning_epochs=2, tuning_batch_size=8), id="pfedhr-structure"),
+    pytest.param(PFedHR(tuning_epochs=2, tuning_batch_size=8), id="pfedhr-structure"),
+    pytest.param(PFedHR(tuned_blocks=2, tuning_epochs=2, tuning_batch_size=8), id="pfedhr-last-blocks"),
 ]
+ALONE = {
+    **{name: {} for name in ("local", "fedavg", "lg-fedavg", "feddistill", "feddf")},
+    "fedprox": {"proximal_weight": 0.0},
+    "per-fedavg": {"inner_learning_rate": 0.0},
+    "fedproto": {"prototype_weight": 0.0},
+    "fedtgp": {"prototype_weight": 0.0},
+    "fml": {"own_label_share": 1.0},
+    "fedkemf": {"distil_weight": 0.0},
+    "pfedhr": {"distil_weight": 0.0},
+    "pfedclub": {"distil_weight": 0.0},
+}
+"""Settings with which one client alone learns as without a federation, bit for bit: nothing but the others adds anything.
+
+The others add something of their own even then; what that is has its known answers in their own tests.
+"""
 
 
 def suited(algorithm: Algorithm, *networks: str, **options: int) -> Cohort:

@@ -14,19 +14,34 @@ from test_run import EXPERIMENT
 from toy import make_cohort
 from toy_methods import Damped
 
+from pfedhr.algorithm import Algorithm, SettingError
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.cli import main
 from pfedhr.experiment import ExperimentError
 from pfedhr.experiment_file import dump, override, parse, parse_foreign
 from pfedhr.flower.errands import Errand, Participant, RollCall, perform, present
 from pfedhr.imports import NotFoundError
-from pfedhr.launch import stored_experiment
+from pfedhr.launch import prepare, stored_experiment
 from pfedhr.methods import find_method, name_of
 from pfedhr.results import read_results
 from pfedhr.run import RunDirectory
 
 OWN = "toy_methods:Damped"
 HOMOGENEOUS = EXPERIMENT.replace('models = ["cnn1", "mlp"]', 'models = ["mlp"]')
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "told"),
+    [
+        (PFedHR(teachers="structures"), "algorithm.teachers = structures of pfedhr: choose one of reassembled, own, structure"),
+        (ALGORITHMS["fedkemf"](ensemble="vote"), "algorithm.ensemble = vote of fedkemf: choose one of average, maximum"),
+        (ALGORITHMS["fedproto"](prediction="nearest"), "algorithm.prediction = nearest of fedproto: choose one of head, proto"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused_from_python_too(algorithm: Algorithm, told: str) -> None:
+    with pytest.raises(SettingError, match=told):
+        prepare(replace(parse(EXPERIMENT, "the test"), algorithm=algorithm))
 
 
 def test_every_method_is_found_by_its_name() -> None:

@@ -108,6 +108,24 @@ def test_the_table_says_of_every_method_whether_it_is_covered() -> None:
     assert all(f"`{name}`" in text for name in ALGORITHMS)
 
 
+def test_a_method_that_is_derived_from_a_covered_one_says_so_itself_or_is_refused() -> None:
+    class Derived(FedAvg):
+        pass
+
+    class Stated(FedAvg):
+        uncovered = None
+
+    class Other(ALGORITHMS["fedtgp"]):
+        pass
+
+    assert FedAvg.uncovered is None
+    assert Derived.uncovered == Algorithm.uncovered
+    assert Stated.uncovered is None
+    assert Other.uncovered == ALGORITHMS["fedtgp"].uncovered
+    with pytest.raises(SettingError, match=r"does not cover fedavg: nobody has shown"):
+        check(Derived(), cohort_of(FedAvg()))
+
+
 @pytest.mark.parametrize("name", sorted(UNCOVERED))
 def test_methods_that_are_not_covered_are_refused_with_the_reason(name: str) -> None:
     method = ALGORITHMS[name]()

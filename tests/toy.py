@@ -68,6 +68,38 @@ def tied(shape: tuple[int, ...], classes: int) -> nn.Module:
     return Tied(classes)
 
 
+class Masked(nn.Module):
+    """A network with a mask among its buffers, minus infinity in places."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 16), nn.Linear(16, classes)
+        self.register_buffer("mask", torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1) > 0, -torch.inf))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.body(inputs.flatten(1))
+        return self.head(hidden.relu() * self.mask.softmax(1).flatten())
+
+
+def masked(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Masked(classes)
+
+
+class Spare(nn.Module):
+    """A network with a layer that forward() does not use."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body, self.spare, self.head = nn.Linear(64, 16), nn.Linear(16, 5), nn.Linear(16, classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.body(inputs.flatten(1)).relu())
+
+
+def spare(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Spare(classes)
+
+
 def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
     """A network without a last linear layer, so without features."""
     return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())

@@ -68,6 +68,11 @@ class ServerView:
     device: torch.device
     map: Map
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return tuple(self.public.inputs.shape[1:])
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -106,11 +111,17 @@ class Algorithm(ABC):
     """Why DP-SGD in `private.train` would not cover all that the method does with private examples; None if it does.
 
     A method that is covered calls `private.train` once a round, with the view's training and a loss that is a mean over
-    examples, and private examples leave no other mark on its state or on what goes up.
+    examples, and private examples leave no other mark on its state or on what goes up. None is not inherited: a method says so
+    of itself, for what it adds to another may be what is not covered.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Other sets of defaults than the class's, by their names: what `algorithm.preset` may be."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.uncovered is None and "uncovered" not in vars(cls):
+            cls.uncovered = Algorithm.uncovered
 
     @abstractmethod
     def check(self, setup: Setup) -> None:
@@ -149,7 +160,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def server_step(self, server: Any, replies: Mapping[str, Any], view: ServerView) -> tuple[Any, Metrics]:
-        """Return the server's new state and metrics, given the replies that arrived, by client."""
+        """Return the server's new state and metrics, given the replies that arrived, at least one, by client."""
 
     @abstractmethod
     def personal_model(self, state: Any, view: ClientView) -> nn.Module:

@@ -158,8 +158,10 @@ def _run_round(
     scores = {**progress.scores, **{client: report.scores for client, report in reports.items() if report.scores}}
     replies = {client: report.reply for client, report in reports.items() if report.reply is not None}
     server_start = time.perf_counter()
-    with repeatable():
-        server, metrics = algorithm.server_step(server, {client: admission.taken[client] for client in replies}, view)
+    metrics: Metrics = {}
+    if taken := {client: admission.taken[client] for client in replies}:  # else the server has nothing to go by
+        with repeatable():
+            server, metrics = algorithm.server_step(server, taken, view)
     server_seconds = time.perf_counter() - server_start
     unscored = frozenset(unscored - {client for client, report in reports.items() if report.scores})
     after = Progress(round, pack(server), scores, unscored)

@@ -13,7 +13,7 @@ import torch
 
 from pfedhr.algorithm import Algorithm, ServerView, Setup
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.needs import private_training, public_data
+from pfedhr.algorithms.needs import choices, private_training, public_data
 from pfedhr.algorithms.private import weights_of
 from pfedhr.data import build_federation
 from pfedhr.disk import locked
@@ -102,6 +102,7 @@ def prepare(experiment: Experiment) -> Cohort:
     cohort = make_cohort(experiment)
     networks, training = cohort.networks, cohort.training
     setup = Setup(networks, cohort.federation.public, training, experiment.plan.active)
+    choices(experiment.algorithm)
     public_data(experiment.algorithm, setup)
     example = setup.examples[:1]
     for network in sorted(set(networks.values()), key=lambda network: network.factory):

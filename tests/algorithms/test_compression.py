@@ -6,7 +6,8 @@ import pytest
 import torch
 from toy import equal
 
-from pfedhr.algorithms.compression import Change, apply, change_size, compress, differences, expand, rank
+from pfedhr.algorithms.averaging import differences, mixed
+from pfedhr.algorithms.compression import Change, apply, change_fault, change_size, compress, expand, rank
 from pfedhr.algorithms.private import common_weights
 from pfedhr.models import ModelSpec
 from pfedhr.parcel import pack, unpack
@@ -75,3 +76,21 @@ def test_counters_are_replaced_and_floats_added() -> None:
     change = compress(differences(before, after), 0.95, ())
     assert equal(change.whole, {"w": torch.tensor([0.5, -2.0]), "seen": torch.tensor(9)})
     assert equal(apply(change, before), after)
+
+
+def test_a_mask_stays_as_it_is() -> None:
+    mask = torch.tensor([0.0, -torch.inf])
+    added = differences({"mask": mask}, {"mask": mask.clone()})
+    assert added["mask"].tolist() == [0.0, 0.0]
+    assert torch.equal(apply(compress(added, 0.95, ()), {"mask": mask})["mask"], mask)
+    assert torch.equal(mixed({"mask": mask}, {"mask": mask.clone()}, 0.3)["mask"], mask)
+
+
+def test_a_change_whose_product_is_not_finite_is_none() -> None:
+    like = {"w": torch.zeros(4, 4), "mask": torch.tensor([0.0, -torch.inf])}
+    whole = {"mask": torch.zeros(2)}
+    assert not change_fault(Change(whole, {"w": torch.ones(4, 1)}, {"w": torch.ones(1, 4)}), like)
+    large = torch.full((4, 1), 1e30)
+    assert change_fault(Change(whole, {"w": large}, {"w": large.T}), like) == "its part w is not finite"
+    broken = Change({"mask": like["mask"]}, {"w": torch.ones(4, 1)}, {"w": torch.ones(1, 4)})
+    assert change_fault(broken, like) == "its part mask is not finite"

@@ -11,23 +11,28 @@ from typing import Any
 import pytest
 import torch
 from methods import (
-    LOCAL_WHEN_ALONE,
+    ALONE,
     METHODS,
     NEEDS_LABELS,
+    NETWORKS_AS_DATA,
+    ONE_STRUCTURE,
     OWN_TEACHERS,
     SMALL,
     suited,
 )
 from torch import Tensor
-from toy import make_cohort, separable
+from toy import equal, make_cohort, separable
 
 from pfedhr.algorithm import Algorithm, ClientView, ServerView, SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.needs import public_data
+from pfedhr.algorithms.own import Own
+from pfedhr.algorithms.private import common_weights
 from pfedhr.federate import RoundResult, Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, MemoryStore, Workers
 from pfedhr.parcel import pack, unpack
+from pfedhr.reassembly import DecompositionError
 from pfedhr.transport import Admit, Order, Report
 
 Outcome = tuple[list[RoundResult], dict[str, bytes | None]]
@@ -146,41 +151,93 @@ def test_a_separable_task_is_learnt(algorithm: Algorithm) -> None:
     assert sum(accuracies) / len(accuracies) > 0.9
 
 
+@pytest.mark.parametrize("network", ["toy:tied", "toy:masked", "toy:spare"])
 @pytest.mark.parametrize("algorithm", [method for method in METHODS if method.id != "heterofl"])  # which slices CNN4 alone
-def test_a_network_with_tied_weights_takes_part(algorithm: Algorithm) -> None:
-    _, states = run(algorithm, suited(algorithm, "toy:tied", "mlp"), Schedule(3, 4))
+def test_tied_weights_masks_and_layers_without_use_take_part(algorithm: Algorithm, network: str) -> None:
+    if network == "toy:spare" and algorithm.name in NETWORKS_AS_DATA:
+        with pytest.raises(DecompositionError, match=r"'toy:spare': Spare never uses .*: .* remove the unused layer spare"):
+            suited(algorithm, network, "mlp")
+        return
+    results, states = run(algorithm, suited(algorithm, network, "mlp"), Schedule(3, 4))
     assert None not in states.values()
+    assert all(result.refused == {} for result in results)
 
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_one_client_alone_is_enough(algorithm: Algorithm) -> None:
-    cohort = suited(algorithm, "cnn1", clients=1)
-    results, states = run(algorithm, cohort, Schedule(2, 1))
+    results, _ = run(algorithm, suited(algorithm, "cnn1", clients=1), Schedule(2, 1))
     assert list(results[-1].scores) == ["client00"]
-    if algorithm.name in LOCAL_WHEN_ALONE:
-        _, local = run(Local(), cohort, Schedule(2, 1))
-        own, wanted = (
-            unpack(kind.client_state, one["client00"] or b"").weights for kind, one in ((algorithm, states), (Local, local))
-        )
-        assert all(torch.equal(own[name], wanted[name]) for name in wanted)
 
 
-class Watched(InProcess):
-    """An engine that loses the replies of one client."""
+@dataclasses.dataclass(frozen=True)
+class FromCommonWeights(Local):
+    """Learning alone, from the weights with which methods begin that average networks."""
+
+    def init_client(self, view: ClientView) -> Own:
+        return Own(common_weights(view.network, view.seed))
+
+
+@pytest.mark.parametrize("algorithm", [method for method in METHODS if method.values[0].name in ALONE])
+def test_one_client_without_anything_from_others_learns_alone(algorithm: Algorithm) -> None:
+    algorithm = dataclasses.replace(algorithm, **ALONE[algorithm.name])
+    if getattr(algorithm, "teachers", "reassembled") != "reassembled":
+        algorithm = dataclasses.replace(algorithm, tuning_epochs=0)  # else one's own network, tuned, is where training starts
+    averages = algorithm.name in ONE_STRUCTURE | {"feddf"} or getattr(algorithm, "teachers", "") == "structure"
+    local = FromCommonWeights() if averages else Local()
+    cohort = suited(algorithm, "mlp", clients=1)
+    (_, states), (_, alone) = (run(method, cohort, Schedule(3, 1)) for method in (algorithm, local))
+    assert equal(
+        unpack(algorithm.client_state, states["client00"] or b"").weights, unpack(Own, alone["client00"] or b"").weights
+    )
+
+
+class Lossy(InProcess):
+    """An engine that loses what one client replies."""
 
     def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
         reports = super().exchange(outbox, admit)
         return {client: report for client, report in reports.items() if client != "client01"}
 
 
+class Deaf(InProcess):
+    """An engine that does not ask that client."""
+
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
+        return super().exchange({client: order for client, order in outbox.items() if client != "client01"}, admit)
+
+
 @pytest.mark.parametrize("algorithm", METHODS)
-def test_a_missing_reply_does_no_harm(algorithm: Algorithm) -> None:
+def test_a_missing_reply_is_as_if_its_client_had_not_been_asked(algorithm: Algorithm) -> None:
+    cohort = suited(algorithm, "cnn1", "mlp")
+    clients = list(cohort.networks)
+    with Workers(cohort) as workers:
+        lossy, deaf = (engine(algorithm, workers) for engine in (Lossy, Deaf))
+        results, wanted = (
+            list(federate(algorithm, engine, engine.server_view, clients, Schedule(2, 4), 0)) for engine in (lossy, deaf)
+        )
+    assert [result.progress.server for result in results] == [result.progress.server for result in wanted]
+    others = [client for client in clients if client != "client01"]
+    assert [lossy.state(client) for client in others] == [deaf.state(client) for client in others]
+    assert set(results[-1].scores) == set(others)
+    assert "client01" in results[-1].progress.unscored
+
+
+class Silent(InProcess):
+    """An engine that reaches nobody in the second round."""
+
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
+        return super().exchange({client: order for client, order in outbox.items() if order.round != 2}, admit)
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_a_round_without_replies_leaves_the_server_as_it_was(algorithm: Algorithm) -> None:
     cohort = suited(algorithm, "cnn1", "mlp")
     with Workers(cohort) as workers:
-        engine = Watched(algorithm, workers)
-        results = list(federate(algorithm, engine, engine.server_view, list(cohort.networks), Schedule(2, 4), 0))
-    assert set(results[-1].scores) == {"client00", "client02", "client03"}
-    assert "client01" in results[-1].progress.unscored
+        engine = Silent(algorithm, workers)
+        first, second, third = federate(algorithm, engine, engine.server_view, list(cohort.networks), Schedule(3, 4), 0)
+    assert second.progress.server == first.progress.server
+    assert (second.clients, second.server) == ({}, {})
+    assert set(third.clients) == set(cohort.networks)
 
 
 class Late(InProcess):

@@ -86,7 +86,6 @@ def test_a_structure_without_replies_stays_as_it_was() -> None:
     assert after.structures == before.structures
     assert list(metrics["distil_loss"]) == [cnn1[:12]]
     assert metrics["tune_seconds"] > 0
-    assert step(method, cohort, after, {}, 3) == (after, {})
 
 
 def test_the_ensemble_is_the_mean_of_all_logits_in_evaluation() -> None:

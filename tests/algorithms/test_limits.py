@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from toy import make_cohort
 
+from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.consensus import Consensus
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.fedmd import FedMD, Pupil
@@ -53,6 +54,13 @@ def test_with_one_class_fedtgp_has_the_limit_as_its_margin() -> None:
     assert metrics["margin"] == 7.0
     assert server.down.table is not None
     assert server.down.table.known.tolist() == [False, False, True, False]
+
+
+def test_fedtgp_refuses_a_margin_without_limit() -> None:
+    """With one class known it would be infinite, and so would its prototype."""
+    cohort = make_cohort("mlp", features=8)
+    with pytest.raises(SettingError, match=r"algorithm.margin_limit = inf of fedtgp: choose a finite number"):
+        FedTGP(margin_limit=float("inf")).check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))
 
 
 def test_pfedme_holds_theta_at_w_by_a_heavy_tie_and_takes_plain_steps_without_one() -> None:

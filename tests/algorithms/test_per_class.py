@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from methods import METHODS, suited
 from test_contract import run
 from torch import nn
 from toy import make_cohort
 
-from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.algorithms.feddistill import FedDistill, towards
 from pfedhr.algorithms.fedgh import FedGH, train_header
 from pfedhr.algorithms.fedproto import FedProto, ServerTable
@@ -19,31 +20,38 @@ from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.prototypes import Guided, NearestRow, pull
 from pfedhr.federate import Schedule
 from pfedhr.heads import Extractor
+from pfedhr.in_process import InProcess, Workers
 from pfedhr.parcel import unpack
 from pfedhr.seeding import generator
 
 
-def sent(means: list[list[float]], classes: list[int], counts: list[int]) -> ClassMeans:
-    return ClassMeans(torch.tensor(means), torch.tensor(classes), torch.tensor(counts))
+def sent(means: list[list[float]], classes: list[int], counts: list[int] | None = None) -> ClassMeans:
+    return ClassMeans(torch.tensor(means), torch.tensor(classes), None if counts is None else torch.tensor(counts))
 
 
 def test_class_means_are_means_of_each_class() -> None:
-    found = class_means(torch.tensor([[1.0, 0.0], [5.0, 2.0], [3.0, 4.0]]), torch.tensor([2, 0, 2]))
+    found = class_means(torch.tensor([[1.0, 0.0], [5.0, 2.0], [3.0, 4.0]]), torch.tensor([2, 0, 2]), counted=True)
     assert found.classes.tolist() == [0, 2]
+    assert found.counts is not None
     assert found.counts.tolist() == [1, 2]
     assert found.means.tolist() == [[5.0, 2.0], [2.0, 2.0]]
 
 
 def test_merging_counts_owners_of_a_class_alone() -> None:
-    uploads = {"a": sent([[0.0], [8.0]], [0, 1], [1, 1]), "b": sent([[4.0]], [0], [3])}
-    table = merge(uploads, 3, by_examples=True)
-    assert table is not None
+    table = merge({"a": sent([[0.0], [8.0]], [0, 1], [1, 1]), "b": sent([[4.0]], [0], [3])}, 3)
     assert table.rows.tolist() == [[3.0], [8.0], [0.0]]
     assert table.known.tolist() == [True, True, False]
-    plain = merge(uploads, 3, by_examples=False)
-    assert plain is not None
+    plain = merge({"a": sent([[0.0], [8.0]], [0, 1]), "b": sent([[4.0]], [0])}, 3)
     assert plain.rows.tolist() == [[2.0], [8.0], [0.0]]
-    assert merge({}, 3, by_examples=True) is None
+
+
+@pytest.mark.parametrize("algorithm", [method for method in METHODS if method.values[0].reply_type is ClassMeans])
+def test_how_many_examples_of_a_class_a_client_has_is_told_only_to_who_weighs_by_it(algorithm: Algorithm) -> None:
+    cohort = suited(algorithm, "mlp", clients=1)
+    view = cohort.client_view("client00", 1)
+    message = algorithm.message(algorithm.init_server(InProcess(algorithm, Workers(cohort)).server_view(0)), "client00")
+    _, reply, _ = algorithm.client_step(algorithm.init_client(view), message, view)
+    assert (reply.counts is not None) == (algorithm.name == "fedproto")
 
 
 def test_features_at_their_prototype_are_not_pulled_and_unknown_classes_never() -> None:

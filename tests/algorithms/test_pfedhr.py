@@ -138,15 +138,6 @@ def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:
     assert later.teacher is state.teacher
 
 
-def test_no_replies_leave_the_teachers_waiting() -> None:
-    cohort = make_cohort("cnn1", "mlp", clients=2)
-    view = InProcess(SMALL, Workers(cohort)).server_view
-    server, _ = SMALL.server_step(NOTHING, uploads_of(cohort), view(1))
-    after, metrics = SMALL.server_step(server, {}, view(2))
-    assert after is server
-    assert metrics == {"candidates": 0}
-
-
 def test_an_old_teacher_is_not_used_beyond_its_age() -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     server, _ = SMALL.server_step(NOTHING, uploads_of(cohort), InProcess(SMALL, Workers(cohort)).server_view(1))
@@ -238,6 +229,9 @@ def test_where_the_rules_allow_nothing_clients_train_without_a_teacher() -> None
     assert metrics["candidates"] == 0
     assert (server.waiting, server.made) == ({}, {})
     assert SMALL.message(server, "client00") == Lesson(None, tuple(server.known))
+    # What they say on the public data counts all the same where all that were ever heard do.
+    heard, _ = replace(SMALL, tuning_targets="both", donors="all").server_step(NOTHING, uploads_of(cohort), view)
+    assert set(heard.said) == set(cohort.networks)
 
 
 def test_the_order_of_replies_does_not_matter() -> None:

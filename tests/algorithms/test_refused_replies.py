@@ -49,6 +49,11 @@ def infinite(tree: Any, tensors: dict[str, Tensor]) -> None:
     tensors[floats(tensors)[0]].view(-1)[0] = torch.inf
 
 
+def minus_infinite(tree: Any, tensors: dict[str, Tensor]) -> None:
+    """As masks are, but among the weights."""
+    tensors[floats(tensors)[-1]].view(-1)[0] = -torch.inf
+
+
 def longer(tree: Any, tensors: dict[str, Tensor]) -> None:
     for name in floats(tensors):
         tensors[name] = torch.cat([tensors[name]] * 2)
@@ -121,7 +126,19 @@ def of_an_unknown_structure(tree: Any, tensors: dict[str, Tensor]) -> None:
 
 
 SPOILT: list[Spoil] = [
-    *(not_a_number, infinite, longer, flat, doubled, empty, renamed, of_no_examples, of_all_examples, of_other_classes),
+    *(
+        not_a_number,
+        infinite,
+        minus_infinite,
+        longer,
+        flat,
+        doubled,
+        empty,
+        renamed,
+        of_no_examples,
+        of_all_examples,
+        of_other_classes,
+    ),
     *(of_uncounted_classes, of_overcounted_classes, of_another_structure, of_strange_buffers, of_an_unknown_structure),
 ]
 

@@ -11,6 +11,7 @@ from methods import suited
 from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
+from pfedhr.algorithms.feddf import FedDF
 from pfedhr.algorithms.lessons import Taught, Teachers
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights
@@ -81,6 +82,22 @@ def test_a_client_never_heard_of_begins_with_the_network_of_its_structure() -> N
     alone_state, *_ = form.client_step(form.init_client(view), SHARED.message(stranger, "client02"), view)
     expected, *_ = form.client_step(form.init_client(view), dataclasses.replace(lesson, offered={}), view)
     assert equal(alone_state.weights, expected.weights)
+
+
+@pytest.mark.parametrize("algorithm", [SHARED, FedDF(tuning_epochs=0)], ids=lambda algorithm: algorithm.name)
+def test_structures_that_no_client_has_any_more_are_forgotten(algorithm: PFedHR | FedDF) -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    view = sequential(lambda map: cohort.server_view(1, map))
+    first, second = (upload_of(cohort, client, 10) for client in cohort.networks)
+    server, _ = algorithm.server_step(algorithm.init_server(view), {"client00": first, "client01": second}, view)
+    server, _ = algorithm.server_step(server, {"client00": dataclasses.replace(second, blueprint=None)}, view)
+    assert list(server.known) == [second.structure]
+    kept = server.fused if isinstance(algorithm, FedDF) else server.structures.teachers
+    assert list(kept) == [second.structure]
+    # Who comes with it again describes it again.
+    assert algorithm.message(server, "client00").known == (second.structure,)
+    server, _ = algorithm.server_step(server, {"client00": first}, view)
+    assert set(server.known) == {first.structure, second.structure}
 
 
 def test_clients_of_one_structure_begin_alike_where_they_are_averaged() -> None:

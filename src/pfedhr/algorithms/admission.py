@@ -5,6 +5,7 @@ Every function returns the faults by client. They are of form: what fits and mis
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
@@ -50,14 +51,22 @@ def unlike(sent: Mapping[str, Tensors], model: Tensors | None) -> dict[str, str]
     return {client: _difference(dict(form), dict(wanted)) for client, form in forms.items() if form != wanted}
 
 
-Form = tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]
+Form = tuple[tuple[str, tuple[str, tuple[int, ...], str]], ...]
 
 
 def _form(weights: Tensors) -> Form:
-    return tuple(sorted((name, (str(value.dtype), tuple(value.shape))) for name, value in weights.items()))
+    return tuple(sorted((name, (str(value.dtype), tuple(value.shape), _masked(value))) for name, value in weights.items()))
 
 
-def _difference(found: dict[str, tuple[str, tuple[int, ...]]], wanted: dict[str, tuple[str, tuple[int, ...]]]) -> str:
+def _masked(value: Tensor) -> str:
+    """Return where a tensor is minus infinity, as no weight ever is, but a mask, which is the same at every client."""
+    masked = value.isneginf() if value.is_floating_point() else None
+    if masked is None or not masked.any():
+        return "finite"
+    return f"-inf in {int(masked.sum())} places, {hashlib.sha256(masked.numpy().tobytes()).hexdigest()[:12]}"
+
+
+def _difference(found: dict[str, tuple[str, tuple[int, ...], str]], wanted: dict[str, tuple[str, tuple[int, ...], str]]) -> str:
     name = min(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
     return f"{name[:60]!r} is {found.get(name, 'missing')}, not {wanted.get(name, 'expected')}"
 
@@ -71,8 +80,11 @@ def misshapen(sent: Mapping[str, Tensor], shape: tuple[int, ...]) -> dict[str, s
     }
 
 
-def unclassed(sent: Mapping[str, ClassMeans], classes: int, width: int | None) -> dict[str, str]:
-    """Return the faults of class means that are none of `classes`, or not `width` wide: None for the width that most have."""
+def unclassed(sent: Mapping[str, ClassMeans], classes: int, width: int | None, counted: bool = False) -> dict[str, str]:
+    """Return the faults of class means that are none of `classes`, or not `width` wide: None for the width that most have.
+
+    `counted`: whether they come with counts, as a method wants them or not.
+    """
     if width is None and sent:
         widths = Counter(one.means.shape[-1] if one.means.dim() else 0 for _, one in sorted(sent.items()))
         width = widths.most_common(1)[0][0]
@@ -81,12 +93,16 @@ def unclassed(sent: Mapping[str, ClassMeans], classes: int, width: int | None) -
         faults |= misshapen({client: one.means}, (len(one.classes) if one.classes.dim() == 1 else 0, width or 0))
         if not _are_classes(one.classes, classes):
             faults[client] = f"its classes are not different numbers below {classes}"
-        elif one.counts.dtype != torch.int64 or one.counts.shape != one.classes.shape or not _are_counts(one.counts):
+        elif counted and (one.counts is None or not _are_counts(one.counts, len(one.classes))):
             faults[client] = f"its counts are not a number from 1 to {MOST_EXAMPLES} a class"
+        elif not counted and one.counts is not None:
+            faults[client] = "it holds counts, which the method does not ask for"
     return faults
 
 
-def _are_counts(numbers: Tensor) -> bool:
+def _are_counts(numbers: Tensor, classes: int) -> bool:
+    if numbers.dtype != torch.int64 or tuple(numbers.shape) != (classes,):
+        return False
     return bool(numbers.min() >= 1 and numbers.max() <= MOST_EXAMPLES)
 
 

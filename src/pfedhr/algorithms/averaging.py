@@ -34,6 +34,15 @@ def plain_mean(weights: Sequence[Tensors]) -> Tensors:
 
 def mixed(old: Tensors, new: Tensors, share: float) -> Tensors:
     """Return (1 - share) old + share new of everything that is a float; counters are the new ones."""
-    return {
-        name: old[name] + share * (value - old[name]) if value.is_floating_point() else value for name, value in new.items()
-    }
+    added = differences(old, new)
+    return {name: old[name] + share * added[name] if value.is_floating_point() else value for name, value in new.items()}
+
+
+def differences(before: Tensors, after: Tensors) -> Tensors:
+    """Return what `after` adds to `before`; of what is no float, such as a counter, the new value."""
+
+    def added(old: Tensor, new: Tensor) -> Tensor:
+        # A mask is minus infinity in places, from which it differs by nothing: subtracting would give NaN.
+        return torch.where(new == old, 0, new - old) if new.is_floating_point() else new
+
+    return {name: added(before[name], value) for name, value in after.items()}

@@ -24,11 +24,6 @@ class Change:
     right: Tensors
 
 
-def differences(before: Tensors, after: Tensors) -> Tensors:
-    """Return what `after` adds to `before`; of what is no float, such as a counter, the new value."""
-    return {name: value - before[name] if value.is_floating_point() else value for name, value in after.items()}
-
-
 def compress(added: Tensors, energy: float, spared: Collection[str]) -> Change:
     """Return differences as a change that keeps the share `energy` of each matrix's sum of squares, or more.
 
@@ -75,7 +70,8 @@ def change_fault(change: Change, like: Tensors) -> str:
             fits = _is_product(change.left[name], change.right[name], held)
         if not fits:
             return f"its part {name} does not have the shape of {tuple(held.shape)}"
-    return ""
+    broken = [name for name, added in expand(change, like).items() if not added.isfinite().all()]
+    return f"its part {broken[0]} is not finite" if broken else ""
 
 
 def _is_product(left: Tensor, right: Tensor, held: Tensor) -> bool:

@@ -77,8 +77,6 @@ class ByConsensus(OwnNetwork):
         self, server: Consensus, replies: Mapping[str, PublicLogits], view: ServerView
     ) -> tuple[Consensus, Metrics]:
         """Return the mean of the logits."""
-        if not replies:
-            return server, {}
         return Consensus(torch.stack([replies[client].logits for client in sorted(replies)]).mean(0), view.round), {}
 
     def approach(self, view: ClientView, model: nn.Module, message: Consensus, distance: Distance, purpose: str) -> Metrics:

@@ -5,10 +5,11 @@ arXiv 2006.07242. The server averages the networks of each structure by their ex
 inputs to minimise KL(softmax of the mean logits of all clients in the round || its own softmax). Up: the blueprint (once) and
 weights. Down: the network of the client's own structure. What serves a client is that network after its own training.
 
-Departures: a fixed number of epochs at one learning rate, because early stopping takes labelled data for validation; all
-clients in the round teach, good or bad; Adam on the clients too. The server learns a client's structure with its first upload,
-so a client that takes part late is sent the networks of all structures that once, and takes its own. Where nobody of its
-structure has replied it begins with the initial network that all of it make by themselves.
+Departures: a fixed number of epochs at one learning rate, because early stopping takes labelled data for validation; batches of
+8 where the authors' are of 128, and no clipping of gradients; all clients in the round teach, good or bad; Adam on the clients
+too. The server learns a client's structure with its first upload, so a client that takes part late is sent the networks of all
+structures that once, and takes its own. Where nobody of its structure has replied it begins with the initial network that all
+of it make by themselves.
 """
 
 from __future__ import annotations
@@ -126,8 +127,6 @@ class FedDF(KeepsShared):
 
     def server_step(self, server: Fusions, replies: Mapping[str, Upload], view: ServerView) -> tuple[Fusions, Metrics]:
         """Average the networks of each structure, and teach each average what all know together."""
-        if not replies:
-            return server, {}
         watch = Stopwatch()
         sent = {client: replies[client] for client in sorted(replies)}
         known = learn_structures(server.known, sent)
@@ -145,7 +144,9 @@ class FedDF(KeepsShared):
             fused = {structure: one.weights for structure, one in distilled.items()}
             losses = {structure[:12]: one.loss for structure, one in distilled.items()}
         structures = server.structures | {client: one.structure for client, one in sent.items()}
-        return Fusions(known, server.fused | fused, structures), {"distil_loss": losses, **watch.seconds}
+        used = set(structures.values())  # a client may come with another network: what none has any more is forgotten
+        known, fused = ({one: held[one] for one in sorted(used)} for held in (known, server.fused | fused))
+        return Fusions(known, fused, structures), {"distil_loss": losses, **watch.seconds}
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class FedDistill(OwnNetwork):
     def message(self, server: Latest, client: str) -> Down:
         """Return the mean outputs of the other clients."""
         others = {name: sent for name, sent in server.sent.items() if name != client}
-        return Down(merge(others, _outputs(others), by_examples=False) if others else None)
+        return Down(merge(others, _outputs(others)) if others else None)
 
     def client_step(self, state: Own, message: Down, view: ClientView) -> tuple[Own, ClassMeans, Metrics]:
         """Train towards the other clients' outputs, then take the client's own."""

@@ -59,8 +59,6 @@ class FedGH(SharedHead):
 
     def server_step(self, server: Shared, replies: Mapping[str, ClassMeans], view: ServerView) -> tuple[Shared, Metrics]:
         """Train the header on the means."""
-        if not replies:
-            return server, {}
         sent = [replies[client] for client in sorted(replies)]
         means, classes = torch.cat([one.means for one in sent]), torch.cat([one.classes for one in sent])
         with seeded(view.seed, "header"):

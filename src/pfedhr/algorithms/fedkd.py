@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, SettingError, Setup
 from pfedhr.algorithms.admission import miscounted
-from pfedhr.algorithms.averaging import weighted_mean
-from pfedhr.algorithms.compression import Change, apply, change_fault, change_size, compress, differences, expand
+from pfedhr.algorithms.averaging import differences, weighted_mean
+from pfedhr.algorithms.compression import Change, apply, change_fault, change_size, compress, expand
 from pfedhr.algorithms.mutual import CommonNetwork
 from pfedhr.algorithms.needs import above_zero, at_least, shares
 from pfedhr.algorithms.private import common_weights, initial_weights, or_common, restore, train, weights_of
@@ -155,8 +155,6 @@ class FedKD(CommonNetwork):
 
     def server_step(self, server: Mentee, replies: Mapping[str, Learnt], view: ServerView) -> tuple[Mentee, Metrics]:
         """Return the mentee after the mean change, compressed: what clients can make of it is what it becomes here."""
-        if not replies:
-            return server, {}
         sent = [replies[client] for client in sorted(replies)]
         mean = weighted_mean([expand(one.change, server.weights) for one in sent], [one.examples for one in sent])
         change = compress(mean, self.energy(view.round), self._spared(self._network(view)))
@@ -183,7 +181,7 @@ class FedKD(CommonNetwork):
         return self.common(view.network.shape, view.network.classes)
 
     def _network(self, view: ServerView) -> ModelSpec:
-        return self.common(tuple(view.public.inputs.shape[1:]), view.classes)
+        return self.common(view.shape, view.classes)
 
     def _received(self, state: Mentor, message: News, view: ClientView) -> Tensors:
         """Return the mentee as it is after the message. Raises ParcelError if the client lacks earlier changes."""

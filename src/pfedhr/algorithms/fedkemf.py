@@ -15,13 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
+from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, Setup
 from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.mutual import CommonWeights, Mutual
 from pfedhr.algorithms.needs import above_zero, at_least
@@ -56,9 +56,6 @@ class FedKEMF(Mutual):
         """Raise SettingError for a setting out of range, or a common network that cannot be trained."""
         at_least(self, distil_weight=0, tuning_epochs=1, tuning_batch_size=1)
         above_zero(self, "tuning_learning_rate")
-        if self.ensemble not in get_args(Ensemble):
-            kinds = ", ".join(get_args(Ensemble))
-            raise SettingError(f"algorithm.ensemble = {self.ensemble!r} of {self.name}: choose one of {kinds}")
         super().check(setup)
 
     def public_use(self, labelled: bool) -> PublicUse:
@@ -77,11 +74,9 @@ class FedKEMF(Mutual):
 
     def server_step(self, server: Shared, replies: Mapping[str, CommonWeights], view: ServerView) -> tuple[Shared, Metrics]:
         """Distil the ensemble into the knowledge network on the public inputs."""
-        if not replies:
-            return server, {}
         watch = Stopwatch()
         inputs = view.public.ready(view.device).inputs
-        network = self.common(tuple(inputs.shape[1:]), view.classes)
+        network = self.common(view.shape, view.classes)
         with watch("ensemble"):
             sent = (restore(network, replies[client].weights).to(view.device) for client in sorted(replies))
             targets = ensemble(torch.stack([predict(model, inputs) for model in sent]), self.ensemble)

@@ -2,8 +2,8 @@
 
 Y. Tan, G. Long, L. Liu, T. Zhou, Q. Lu, J. Jiang, C. Zhang, "FedProto: Federated Prototype Learning across Heterogeneous
 Clients", AAAI 2022, arXiv 2105.00243. A client minimises CE + lambda times the distance of each example's features from its
-class's global prototype. Up: a mean of features for each class that the client holds. Down: their means over clients, by
-examples.
+class's global prototype. Up: a mean of features for each class that the client holds, and how many examples it has of it. Down:
+their means over clients, by these numbers.
 
 Departures: prototypes are taken in one pass after training, not while weights change; those of clients that do not take part
 in a round stay as they were sent last. What serves a client is its own head by default, one of the two that the authors' code
@@ -34,6 +34,7 @@ class FedProto(Prototypical):
     """Federated prototype learning."""
 
     name = "fedproto"
+    counted = True
     server_state = ServerTable
 
     def init_server(self, view: ServerView) -> ServerTable:
@@ -49,4 +50,4 @@ class FedProto(Prototypical):
     ) -> tuple[ServerTable, Metrics]:
         """Return the mean prototypes of everyone's last ones."""
         latest = server.latest.after(replies)
-        return ServerTable(latest, Down(merge(latest.sent, view.classes, by_examples=True))), {}
+        return ServerTable(latest, Down(merge(latest.sent, view.classes))), {}

@@ -75,9 +75,7 @@ class FedTGP(Prototypical):
     def server_step(self, server: Trainable, replies: Mapping[str, ClassMeans], view: ServerView) -> tuple[Trainable, Metrics]:
         """Train the prototypes on everyone's last ones."""
         latest = server.latest.after(replies)
-        centres = merge(latest.sent, view.classes, by_examples=False)
-        if centres is None:
-            return server, {}
+        centres = merge(latest.sent, view.classes)
         with seeded(view.seed, "prototypes"):
             maker = PrototypeMaker(view.classes, centres.rows.shape[1])
         if server.maker:

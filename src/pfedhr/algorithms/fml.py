@@ -54,6 +54,4 @@ class FML(Mutual):
 
     def server_step(self, server: Shared, replies: Mapping[str, CommonWeights], view: ServerView) -> tuple[Shared, Metrics]:
         """Return the plain mean of the common networks, or what was where there are no replies."""
-        if not replies:
-            return server, {}
         return Shared(plain_mean([replies[client].weights for client in sorted(replies)])), {}

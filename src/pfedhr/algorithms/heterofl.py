@@ -153,7 +153,7 @@ class HeteroFL(KeepsShared):
 
     def faults(self, server: GlobalNetwork, replies: Mapping[str, Slice], view: ServerView) -> dict[str, str]:
         """Return which replies are no slices of the global network."""
-        network = ModelSpec(self.global_network, tuple(view.public.inputs.shape[1:]), view.classes)
+        network = ModelSpec(self.global_network, view.shape, view.classes)
         complete = or_common(server.weights, network, view.seed)
         found = {client: slice_fault(part, complete, head_of(network), view.classes) for client, part in replies.items()}
         return {client: fault for client, fault in found.items() if fault}
@@ -162,9 +162,7 @@ class HeteroFL(KeepsShared):
         self, server: GlobalNetwork, replies: Mapping[str, Slice], view: ServerView
     ) -> tuple[GlobalNetwork, Metrics]:
         """Return the global network with the mean of the slices in the places that they have."""
-        if not replies:
-            return server, {}
-        network = ModelSpec(self.global_network, tuple(view.public.inputs.shape[1:]), view.classes)
+        network = ModelSpec(self.global_network, view.shape, view.classes)
         old = or_common(server.weights, network, view.seed)
         sent = {client: replies[client] for client in sorted(replies)}
         new = joined(old, list(sent.values()), head_of(network))

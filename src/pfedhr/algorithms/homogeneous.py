@@ -43,9 +43,7 @@ class Homogeneous(SendsShared, KeepsShared):
         return trained_faults(server, replies)
 
     def server_step(self, server: Shared, replies: Mapping[str, Trained], view: ServerView) -> tuple[Shared, Metrics]:
-        """Return the mean of the replies by their examples, or what was where there are none."""
-        if not replies:
-            return server, {}
+        """Return the mean of the replies by their examples."""
         return Shared(mean(replies)), {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from pfedhr.algorithms.teacher import Teacher
 from pfedhr.algorithms.uploads import Upload
 from pfedhr.parcel import Tensors
 from pfedhr.reassembly import Blueprint
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,16 @@ class Structures:
         return {client: kept for client, kept in self.uploads.items() if kept.structure in structures}
 
     def taught(self, teachers: Mapping[str, Teacher]) -> Structures:
-        """Return what is kept once structures have new teachers."""
-        return replace(self, teachers=dict(sorted({**self.teachers, **teachers}.items())))
+        """Return what is kept once structures have new teachers: those of structures that some client still has."""
+        return replace(self, teachers=self.among_used({**self.teachers, **teachers}))
+
+    def among_used(self, by_structure: Mapping[str, Kept]) -> dict[str, Kept]:
+        """Return what is of the structure of some client's last upload, in the order of hashes.
+
+        A client may come with another network at any time, and the state would never end growing.
+        """
+        used = {one.structure for one in self.uploads.values()}
+        return {structure: one for structure, one in sorted(by_structure.items()) if structure in used}
 
 
 @dataclass(frozen=True)

@@ -39,4 +39,4 @@ class LGFedAvg(SharedHead):
 
     def server_step(self, server: Shared, replies: Mapping[str, Trained], view: ServerView) -> tuple[Shared, Metrics]:
         """Return the mean of the heads by examples."""
-        return (Shared(mean(replies)) if replies else server), {}
+        return Shared(mean(replies)), {}

@@ -72,7 +72,7 @@ class Mutual(CommonNetwork, SendsShared, KeepsShared):
 
     def faults(self, server: Shared, replies: Mapping[str, CommonWeights], view: ServerView) -> dict[str, str]:
         """Return which replies are of another network than the common one."""
-        network = self.common(tuple(view.public.inputs.shape[1:]), view.classes)
+        network = self.common(view.shape, view.classes)
         common = or_common(server.weights, network, view.seed)
         return unlike({client: one.weights for client, one in replies.items()}, common)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import math
+import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, cast
 
 from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.data import Examples
@@ -15,9 +18,10 @@ from pfedhr.seeding import seeded
 
 
 def at_least(algorithm: Algorithm, **least: float) -> None:
-    """Raise SettingError unless every named setting is as large as `least` says."""
+    """Raise SettingError unless every named setting is finite and as large as `least` says."""
     for setting, limit in least.items():
         _require(algorithm, setting, getattr(algorithm, setting) >= limit, f"{limit} or more")
+        _require(algorithm, setting, getattr(algorithm, setting) < math.inf, "a finite number")
 
 
 def above(algorithm: Algorithm, **limits: float) -> None:
@@ -27,14 +31,24 @@ def above(algorithm: Algorithm, **limits: float) -> None:
 
 
 def above_zero(algorithm: Algorithm, *settings: str) -> None:
-    """Raise SettingError unless every named setting is above 0."""
+    """Raise SettingError unless every named setting is finite and above 0."""
     above(algorithm, **dict.fromkeys(settings, 0))
+    at_least(algorithm, **dict.fromkeys(settings, 0))  # nor infinite
 
 
 def shares(algorithm: Algorithm, *settings: str) -> None:
     """Raise SettingError unless every named setting is from 0 to 1."""
     for setting in settings:
         _require(algorithm, setting, 0 <= getattr(algorithm, setting) <= 1, "a number from 0 to 1")
+
+
+def choices(algorithm: Algorithm) -> None:
+    """Raise SettingError for a setting that is none of those which its type names. Files are read so; this is for Python."""
+    kinds = typing.get_type_hints(type(algorithm))
+    for field in dataclasses.fields(cast(Any, algorithm)):
+        if typing.get_origin(kinds[field.name]) is Literal:
+            known = typing.get_args(kinds[field.name])
+            _require(algorithm, field.name, getattr(algorithm, field.name) in known, f"one of {', '.join(map(str, known))}")
 
 
 def one_structure(algorithm: Algorithm, setup: Setup) -> None:

@@ -17,11 +17,14 @@ from pfedhr.parcel import Tensors
 
 @dataclass(frozen=True)
 class ClassMeans:
-    """What a client sends up: the means (k, width) of the k classes that it holds, their numbers (k,), and counts (k,)."""
+    """What a client sends up: the means (k, width) of the k classes that it holds, and their numbers (k,).
+
+    `counts` (k,): how many examples of each it has, which only a method that weighs by them is told.
+    """
 
     means: Tensor
     classes: Tensor
-    counts: Tensor
+    counts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,34 +53,32 @@ class Latest:
         return Latest(dict(sorted({**self.sent, **replies}.items())))
 
 
-def class_means(values: Tensor, labels: Tensor) -> ClassMeans:
-    """Return the mean of `values` (n, width) over each class of `labels` (n,), on the CPU."""
+def class_means(values: Tensor, labels: Tensor, counted: bool = False) -> ClassMeans:
+    """Return the mean of `values` (n, width) over each class of `labels` (n,), on the CPU, with the counts if asked for."""
     classes, place, counts = labels.cpu().unique(return_inverse=True, return_counts=True)
     sums = values.new_zeros(len(classes), values.shape[1], device="cpu").index_add_(0, place, values.detach().cpu())
-    return ClassMeans(sums / counts[:, None], classes, counts)
+    return ClassMeans(sums / counts[:, None], classes, counts if counted else None)
 
 
-def merge(sent: Mapping[str, ClassMeans], classes: int, by_examples: bool) -> ClassTable | None:
-    """Return the mean of every class over the clients that hold it, by their examples of it or plainly; None of nothing."""
-    if not sent:
-        return None
+def merge(sent: Mapping[str, ClassMeans], classes: int) -> ClassTable:
+    """Return the mean of every class over the clients, at least one, that hold it: by its counts where they were sent."""
     width = next(iter(sent.values())).means.shape[1]
     sums, weights = torch.zeros(classes, width), torch.zeros(classes)
     for client in sorted(sent):
         one = sent[client]
-        share = one.counts.float() if by_examples else torch.ones(len(one.classes))
+        share = torch.ones(len(one.classes)) if one.counts is None else one.counts.float()
         sums.index_add_(0, one.classes, one.means * share[:, None])
         weights.index_add_(0, one.classes, share)
     return ClassTable(sums / weights.clamp(min=1)[:, None], weights > 0)
 
 
-def private_means(view: ClientView, weights: Tensors) -> ClassMeans:
+def private_means(view: ClientView, weights: Tensors, counted: bool = False) -> ClassMeans:
     """Return the class means of the private examples' features, in eval mode."""
     examples = view.train.ready(view.device)
     extractor = Extractor(restore(view.network, weights).to(view.device), view.network.classes)
     with inference(extractor.model):
         features = torch.cat([extractor(batch)[0] for batch in examples.inputs.split(LARGEST_BATCH)])
-    return class_means(features, examples.labels)
+    return class_means(features, examples.labels, counted)
 
 
 def on(table: ClassTable, device: torch.device) -> ClassTable:

@@ -3,7 +3,7 @@
 A. Fallah, A. Mokhtari, A. Ozdaglar, "Personalized Federated Learning with Theoretical Guarantees: A Model-Agnostic
 Meta-Learning Approach", NeurIPS 2020, arXiv 2002.07948. It minimises the mean over clients of f(w - alpha grad f(w)) by
 the gradient (I - alpha H(w)) grad f(w - alpha grad f(w)); first order leaves H out, Hessian-free takes a difference of
-gradients for it. Up: weights. Down: their plain mean.
+gradients for it. Up: weights, and the number of examples, which the mean does not use. Down: their plain mean.
 
 Departures: what serves a client is its own network after its last training and steps of size alpha on private examples, where
 the paper takes these steps from the shared model; the outer step is Adam's at the experiment's learning rate, as in every
@@ -25,7 +25,7 @@ from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
 from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.homogeneous import Homogeneous, Trained, mean, received
 from pfedhr.algorithms.needs import above_zero, at_least
-from pfedhr.algorithms.private import restore, train, weights_of
+from pfedhr.algorithms.private import gradients_of, restore, train, weights_of
 from pfedhr.seeding import forked, generator, seeded
 
 Gradients = Sequence[Tensor]
@@ -85,13 +85,11 @@ class PerFedAvg(Homogeneous):
         with seeded(view.seed, view.round, view.id, "adaptation"):
             for _ in range(self.adaptation_steps):
                 batch = torch.randint(len(examples), (view.training.batch_size,), generator=rng).to(view.device)
-                _step(weights, torch.autograd.grad(on(batch)(), weights), -self.inner_learning_rate)
+                _step(weights, gradients_of(on(batch)(), weights), -self.inner_learning_rate)
         return Held(weights_of(model), message.weights), Trained(shared, len(view.train)), {"loss": last}
 
     def server_step(self, server: Shared, replies: Mapping[str, Trained], view: ServerView) -> tuple[Shared, Metrics]:
         """Return the plain mean of the replies."""
-        if not replies:
-            return server, {}
         return Shared(mean(replies, by_examples=False)), {}
 
 
@@ -108,9 +106,9 @@ def meta_gradient(
     `curvature` gives the Hessian-free correction; None leaves it out. The weights are left bit for bit as they were.
     """
     start = [weight.detach().clone() for weight in weights]
-    _step(weights, torch.autograd.grad(support(), weights), -inner_learning_rate)
+    _step(weights, gradients_of(support(), weights), -inner_learning_rate)
     value = query()
-    gradients = torch.autograd.grad(value, weights)
+    gradients = gradients_of(value, weights)
     _restore(weights, start)
     if curvature is None:
         return value.detach(), gradients
@@ -119,7 +117,7 @@ def meta_gradient(
         _step(weights, gradients, sign * difference)
         # Both sides drop the same units: another draw would outweigh the difference of so small a step.
         with forked() if sign == 1 else nullcontext():
-            sides.append(torch.autograd.grad(curvature(), weights))
+            sides.append(gradients_of(curvature(), weights))
         _restore(weights, start)
     products = [(above - below) / (2 * difference) for above, below in zip(*sides, strict=True)]
     return value.detach(), [

@@ -123,8 +123,6 @@ class PFedBayes(Algorithm):
 
     def server_step(self, server: Prior, replies: Mapping[str, Distribution], view: ServerView) -> tuple[Prior, Metrics]:
         """Return the mixture of the old distribution and the plain mean of the replies; of the mean alone at first."""
-        if not replies:
-            return server, {}
         sent = [replies[client] for client in sorted(replies)]
         means, rhos = plain_mean([one.means for one in sent]), plain_mean([one.rhos for one in sent])
         if server.shared is not None:

@@ -80,8 +80,6 @@ class PFedClub(Teaching):
 
     def server_step(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> tuple[Teachers, Metrics]:
         """Decompose, group, search for each client, assemble, tune the stitches, match."""
-        if not replies:
-            return server, {"candidates": 0}
         watch = Stopwatch()
         known = learn_structures(server.known, replies)
         with watch("profile"):

@@ -2,8 +2,8 @@
 
 C. T. Dinh, N. H. Tran, T. D. Nguyen, "Personalized Federated Learning with Moreau Envelopes", NeurIPS 2020, arXiv 2006.08848,
 algorithm 1. A client's theta minimises f(theta) + lambda/2 ||theta - w||^2 by a few gradient steps on each batch, then w moves
-towards it by eta lambda (theta - w). Up: w, never theta. Down: w. The server mixes (1 - beta) w with beta times the mean.
-What serves a client is theta.
+towards it by eta lambda (theta - w). Up: w, never theta, and the number of examples, which the mean does not use. Down: w. The
+server mixes (1 - beta) w with beta times the mean. What serves a client is theta.
 
 Departures: as many batches as the experiment's local epochs have; running statistics of batch norms are averaged with w, but a
 beta above 1 does not carry them beyond their mean, where a variance could be negative.
@@ -24,7 +24,7 @@ from pfedhr.algorithms.averaging import mixed
 from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.homogeneous import Homogeneous, Trained, mean, received
 from pfedhr.algorithms.needs import above_zero, at_least
-from pfedhr.algorithms.private import restore, weights_of
+from pfedhr.algorithms.private import gradients_of, restore, weights_of
 from pfedhr.learning import TrainingError, batches
 from pfedhr.seeding import generator, seeded
 
@@ -101,7 +101,7 @@ class PFedMe(Homogeneous):
         value = torch.zeros(())
         for _ in range(self.personal_steps):
             value = loss()
-            gradients = torch.autograd.grad(value, theta)
+            gradients = gradients_of(value, theta)
             with torch.no_grad():
                 for own, gradient, held in zip(theta, gradients, shared, strict=True):
                     own.sub_(gradient + self.envelope * (own - held), alpha=self.personal_learning_rate)
@@ -122,8 +122,6 @@ class PFedMe(Homogeneous):
         self, server: Shared, replies: Mapping[str, Moved], view: ServerView
     ) -> tuple[Shared, Metrics]:
         """Return the mixture of the old model and the plain mean of the replies; of the mean alone in the first round."""
-        if not replies:
-            return server, {}
         new = mean(replies, by_examples=False)
         if (old := server.weights) is None:
             return Shared(new), {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -74,6 +74,11 @@ def train(
 
 def _with_penalty(loss: Loss, penalty: Penalty) -> Loss:
     return steady(lambda model, batch: loss(model, batch) + penalty(), loss, penalty)
+
+
+def gradients_of(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of a scalar, 0 for weights that have no part in it, such as those of an auxiliary head."""
+    return torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
 
 
 def train_beside(view: ClientView, model: nn.Module, loss: Loss, purpose: str, training: Training, count: int) -> float:

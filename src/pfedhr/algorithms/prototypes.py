@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class Prototypical(Algorithm):
     prediction: Literal["head", "prototypes"] = "head"
     """What serves a client: its network's own head, or the nearest of the prototypes that it was given last."""
 
+    counted: ClassVar[bool] = False
+    """Whether clients say how many examples of each class they have."""
     client_state = Guided
     uncovered = "clients send the mean features of their private examples, which no noise covers"
     message_type = Down
@@ -54,7 +56,7 @@ class Prototypical(Algorithm):
     def faults(self, server: Any, replies: Mapping[str, ClassMeans], view: ServerView) -> dict[str, str]:
         """Return which replies are no class means of features as wide as those that the server has."""
         width = next((one.means.shape[1] for one in server.latest.sent.values()), None)
-        return unclassed(replies, view.classes, width)
+        return unclassed(replies, view.classes, width, self.counted)
 
     def client_step(self, state: Guided, message: Down, view: ClientView) -> tuple[Guided, ClassMeans, Metrics]:
         """Train near the prototypes, then take the client's own."""
@@ -70,7 +72,7 @@ class Prototypical(Algorithm):
 
         last = train(view, extractor.model, steady(loss))
         weights = weights_of(extractor.model)
-        return Guided(weights, message.table), private_means(view, weights), {"loss": last}
+        return Guided(weights, message.table), private_means(view, weights, self.counted), {"loss": last}
 
     def personal_model(self, state: Guided, view: ClientView) -> nn.Module:
         """Return the client's network, or what says the class of the nearest prototype, as soon as it was given some."""

@@ -112,8 +112,6 @@ class Reassembling(Teaching):
 
     def server_step(self, server: Teachers, replies: Mapping[str, Upload], view: ServerView) -> tuple[Teachers, Metrics]:
         """Make a teacher for each client that replied: a candidate, or its own or its structure's network, tuned."""
-        if not replies:
-            return server, {"candidates": 0}
         watch = Stopwatch()
         known = learn_structures(server.known, replies)
         with watch("profile"):
@@ -132,7 +130,7 @@ class Reassembling(Teaching):
             teachers, said, told = self._tune_whole(own, chains, server.said, view, watch)
         if self.teachers == "structure":
             structures = structures.taught({replies[client].structure: one for client, one in teachers.items()})
-            teachers = {}  # none waits for one client alone
+            teachers, known = {}, structures.among_used(known)  # none waits for one client alone
         after = server.after(replies.keys(), teachers, known, said if self.donors == "all" else {})
         return replace(after, structures=structures), {**told, **watch.seconds}
 
@@ -159,14 +157,14 @@ class Reassembling(Teaching):
             drafts = {recipe: self._draft(recipe, donors.bank, donors.sources, view) for recipe in recipes}
             own = self._whole(uploads, view)
             offered = within_budget(own, drafts, self.size_budget)
-        if not any(offered.values()):
-            return {}, {}, told
         if self._solves and donors is uploads:  # what the profile tells is not computed again
             with watch("ensemble"):
                 logits = logits_of_donors(donors.bank, profile, self._probe(view), view)
         else:
             logits = self._logits(own, view, watch)
         said = softmaxes(logits)
+        if not any(offered.values()):
+            return {}, said, told
         mean = self._mean(said, before)
         tuned: dict[Recipe, Tuned] = {}
         if self._solves and mean is not None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pfedhr.algorithms import ALGORITHMS
 from pfedhr.arguments import UsageError, folder
 from pfedhr.cli import COMMANDS, main
 from pfedhr.cli_studies import BASE, shared_by_all
+from pfedhr.disk import write
 from pfedhr.experiment_file import dump, load_experiment, override
 from pfedhr.launch import stored_experiment
 from pfedhr.run import RunDirectory
+from pfedhr.version import code
 from pfedhr.zoo import ZOO
 
 
@@ -179,7 +182,19 @@ def test_the_help_of_run_names_methods_and_networks(words: list[str], capsys: py
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
-    assert capsys.readouterr().out == f"pfedhr {version('pfedhr')}\n"
+    assert re.fullmatch(rf"pfedhr {re.escape(version('pfedhr'))}, code [0-9a-f]{{10}}\n", capsys.readouterr().out)
+
+
+def test_other_code_of_the_same_version_has_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for files in ({"version.py": "", "a.py": "1"}, {"version.py": "", "a.py": "2"}, {"version.py": "", "b.py": "1"}):
+        folder = tmp_path / str(len(names))
+        for name, text in files.items():
+            write(folder / name, text.encode())
+        monkeypatch.setattr("pfedhr.version.__file__", str(folder / "version.py"))
+        names += [code.__wrapped__(), code.__wrapped__()]
+    assert len(set(names)) == 3
+    assert names[::2] == names[1::2]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["presets"], ["run", "demo", "--help"]])

@@ -43,7 +43,7 @@ Personalised federated learning among clients whose neural networks differ.
                           print a network's blocks; --tokens: its inputs are the
                           numbers of words, as in: inspect lstm --shape 12 --tokens
   pfedhr presets          list the presets
-  pfedhr --version        print the version
+  pfedhr --version        print the version, and a digest of the code
 
 MODEL is a name of the zoo or your own as package.module:factory."""
 
@@ -75,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _obey(command: str, rest: list[str]) -> None:
     if command == "--version":
-        from importlib.metadata import version
+        from pfedhr.version import code
 
-        print("pfedhr", version("pfedhr"))
+        print(code())
         return
     asks = {"-h", "--help"}
     if command in asks or (command in COMMANDS and command != "run" and asks & set(rest)):  # of a run, it lists all fields

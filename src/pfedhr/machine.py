@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from pfedhr.version import code
+
 
 def versions() -> str:
-    """Return the versions of the package, torch and Python in words."""
-    return f"pfedhr {version('pfedhr')}, torch {torch.__version__}, Python {platform.python_version()}"
+    """Return the versions of the package and its code, torch and Python in words."""
+    return f"{code()}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def machine() -> str:

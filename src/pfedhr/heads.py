@@ -63,7 +63,7 @@ class Extractor:
     def check(self, example: Tensor) -> None:
         """Raise HeadError unless what the head gives for `example` (n, ...) is what the network returns."""
         with inference(self.model):
-            features, logits = self(example)
+            features, logits = self(example.clone())  # for the network may change in place what it takes
             if features.dim() != 2 or not self.head(features).equal(logits):
                 raise HeadError(
                     f"the network's last linear layer, {self.head_name!r}, is not what it returns: let its forward() end there"

@@ -28,9 +28,12 @@ def inference(*models: nn.Module) -> Generator[None]:
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the model's outputs (n, ...) on `inputs` (n, ...) in eval mode, batch by batch and in order."""
+    """Return the model's outputs (n, ...) on `inputs` (n, ...) in eval mode, batch by batch and in order.
+
+    The model gets copies of the batches: it may change in place what it takes.
+    """
     with inference(model):
-        return torch.cat([model(batch) for batch in inputs.split(LARGEST_BATCH)])
+        return torch.cat([model(batch.clone()) for batch in inputs.split(LARGEST_BATCH)])
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def check_last_batch(spec: ModelSpec, example: Tensor, count: int, batch_size: i
 def _check_output(spec: ModelSpec, model: nn.Module, example: Tensor, batch: str) -> None:
     """Raise ModelError unless `model` maps `example` (n, ...) to one logit a class for each, in the mode that it is in."""
     try:
-        logits = model(example)
+        logits = model(example.clone())  # for it may change in place what it takes
     except Exception as error:
         raise ModelError(
             f"model {spec.factory!r} failed on {batch} of inputs of shape {spec.shape} and type {example.dtype}: "

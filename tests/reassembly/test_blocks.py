@@ -351,6 +351,20 @@ def test_named_modules_are_the_blocks() -> None:
         decompose(model, torch.ones(1, 4), blocks=["head"])
 
 
+class Shifting(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.sub_(0.5))
+
+
+def test_a_network_may_change_its_inputs_in_place() -> None:
+    model, inputs = Shifting(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(5, 4)
+    before = inputs.clone()
+    for options in ({}, {"whole": True}):
+        blocks = decompose(model, inputs, **options)
+        assert torch.equal(inputs, before)
+        assert torch.equal(run_chain(blocks, inputs.clone()), model(inputs.clone()))
+
+
 class Branching(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x if x.sum() > 0 else -x)

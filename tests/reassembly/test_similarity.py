@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pfedhr.models import ModelSpec, build
 from pfedhr.reassembly import block_similarity, cka, deposit, hsic, profile, run_chain
@@ -129,6 +129,20 @@ def test_what_a_block_takes_is_what_its_own_network_gives_it(keep: int) -> None:
             with torch.no_grad():
                 values = bank[ref].module.eval()(values)
         assert torch.equal(found.logits[owner], values)
+
+
+class Shifting(nn.Sequential):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.sub_(0.5))
+
+
+def test_what_one_network_changes_in_place_no_other_sees() -> None:
+    layers, probe = nn.Linear(4, 3), torch.randn(9, 4, generator=generator(0, "probe"))
+    before = probe.clone()
+    found = profile(deposit({"a": Shifting(layers), "b": layers}, probe), probe)
+    assert torch.equal(probe, before)
+    assert torch.equal(found.logits["b"], layers(before))
+    assert torch.equal(found.logits["a"], layers(before - 0.5))
 
 
 def test_blocks_of_identical_networks_are_at_half_a_unit() -> None:

@@ -135,7 +135,8 @@ class FedKD(CommonNetwork):
 
         def loss(_: nn.Module, batch: Tensor) -> Tensor:
             inputs = examples.inputs[batch]
-            (own_features, own), (features, common) = mentor(inputs), mentee(inputs)
+            # The first gets a copy: it may change in place what it takes.
+            (own_features, own), (features, common) = mentor(inputs.clone()), mentee(inputs)
             # One distance serves both losses: each network has its own share of the gradient.
             return adaptive_loss(own, common, examples.labels[batch], functional.mse_loss(projection(features), own_features))
 

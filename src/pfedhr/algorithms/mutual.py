@@ -88,7 +88,8 @@ class Mutual(CommonNetwork, SendsShared, KeepsShared):
 
         def both(_: nn.Module, batch: Tensor) -> Tensor:
             inputs = examples.inputs[batch]
-            return loss(own(inputs), common(inputs), examples.labels[batch])
+            # The first gets a copy: it may change in place what it takes.
+            return loss(own(inputs.clone()), common(inputs), examples.labels[batch])
 
         last = train(view, nn.ModuleList([own, common]), steady(both))
         return Held(weights_of(own), message.weights), weights_of(common), {"loss": last}

@@ -77,7 +77,7 @@ def private_means(view: ClientView, weights: Tensors, counted: bool = False) -> 
     examples = view.train.ready(view.device)
     extractor = Extractor(restore(view.network, weights).to(view.device), view.network.classes)
     with inference(extractor.model):
-        features = torch.cat([extractor(batch)[0] for batch in examples.inputs.split(LARGEST_BATCH)])
+        features = torch.cat([extractor(batch.clone())[0] for batch in examples.inputs.split(LARGEST_BATCH)])
     return class_means(features, examples.labels, counted)
 
 

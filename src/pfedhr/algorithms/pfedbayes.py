@@ -161,14 +161,14 @@ class Pair(nn.Module):
         self._place([own.means[name] for name in self.names])
 
     def draw(self, inputs: Tensor, noise: torch.Generator) -> Tensor:
-        """Return the logits of a network drawn from the client's own distribution."""
+        """Return the logits of a network drawn from the client's own distribution, on a copy of `inputs`."""
         drawn = {
             name: torch.addcmul(mean, functional.softplus(rho), torch.randn(rho.shape, generator=noise).to(rho))
             for name, mean, rho in zip(self.names, self._means(), self.rhos, strict=True)
         }
         weights = {place: drawn[name] for place, name in self.places.items()}
         # Left to tie weights itself, it would put a layer that is used twice back with what was drawn.
-        return functional_call(self.network, weights, (inputs,), tie_weights=False)
+        return functional_call(self.network, weights, (inputs.clone(),), tie_weights=False)
 
     def divergence(self) -> Tensor:
         """Return KL(own || shared)."""

@@ -214,12 +214,12 @@ def _verify(model: nn.Module, blocks: Sequence[Block], example: Tensor) -> None:
     """Raise DecompositionError unless the blocks give the model's output at two batch sizes and partition its state_dict."""
     for batch in (example, example[:1]):
         try:
-            whole = model(batch).nan_to_num()
+            whole = model(batch.clone()).nan_to_num()  # for it may change in place what it takes
         except Exception as error:  # whatever forward() makes of a size that was not the example's
             raise DecompositionError(
                 f"{type(model).__name__} cannot run on a batch of {len(batch)}: {type(error).__name__}: {error}. {REMEDIES}"
             ) from error
-        if not torch.equal(run_chain(blocks, batch).nan_to_num(), whole):
+        if not torch.equal(run_chain(blocks, batch.clone()).nan_to_num(), whole):
             raise DecompositionError(
                 f"{type(model).__name__} in {len(blocks)} blocks gives another output than whole on a batch of {len(batch)}: "
                 f"something in forward() depends on the batch or on chance. {REMEDIES}"

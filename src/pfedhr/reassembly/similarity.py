@@ -111,14 +111,14 @@ def profile(bank: BlockBank, probe: Tensor, keep: int = 0) -> Profile:
     logits, intakes = dict[str, Tensor](), dict[BlockRef, Tensor]()
     for owner in bank.owners:
         chain = bank.chain(owner)
-        values = probe
+        values = probe.clone()  # for a module may change in place what it takes
         with inference(*(bank[ref].module for ref in chain)):
             places.append(_unit(gram(values)))
             for ref in chain:
                 at[ref] = len(places)
                 values = flatten_for(bank[ref], values)
                 if keep:
-                    intakes[ref] = values[:keep].clone()  # for a module may change in place what it takes
+                    intakes[ref] = values[:keep].clone()
                 values = bank[ref].module(values)
                 places.append(_unit(gram(values)))
         logits[owner] = values

@@ -75,7 +75,7 @@ def solved_joints(
                 return _Reached(intakes[following].reshape(len(probe), *bank[part].out_shape), modules)
         elif part.kind != "flatten":
             _solve(module, before.values, outputs if step.target is None else intakes[step.target])
-        return _Reached(predict(module, before.values.clone()), modules)  # which a module may change in place
+        return _Reached(predict(module, before.values), modules)
 
     ends = run_shared({recipe: _steps(parts) for recipe, parts in layouts.items()}, _Reached(probe, {}), take)
     return {recipe: Solution(end.modules, end.values) for recipe, end in ends.items()}

@@ -23,7 +23,8 @@ from pfedhr.algorithms.homogeneous import Trained
 from pfedhr.algorithms.own import Nothing
 from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.pfedhr import PFedHR
-from pfedhr.algorithms.uploads import Upload
+from pfedhr.algorithms.private import initial_weights
+from pfedhr.algorithms.uploads import Upload, upload
 from pfedhr.data import Examples
 from pfedhr.federate import Admission, RoundResult, Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, Workers, sequential
@@ -336,6 +337,23 @@ def test_whatever_a_network_raises_refuses_that_reply_only(monkeypatch: pytest.M
     ):
         (told,) = unfit({"a": sized(lambda n: 0)}, {}, 0, VIEW).values()
         assert type(error).__name__ in told
+
+
+def test_a_network_whose_hidden_layer_is_huge_and_whose_logits_are_not_ends_no_round() -> None:
+    algorithm = PFedHR.paper(groups=4, candidates=2, tuning_epochs=1)
+    cohort = suited(algorithm, "mlp", "cnn1", clients=2)
+    view = InProcess(algorithm, Workers(cohort)).server_view(1)
+    sent: dict[str, Upload] = {}
+    for client in cohort.networks:
+        seen = cohort.client_view(client, 1)
+        weights = initial_weights(seen)
+        if client == "client00":
+            (first, bias), (second, _) = [list(weights)[at : at + 2] for at in (0, 2)]
+            weights |= {first: weights[first] * 1e20, bias: weights[bias] * 1e20, second: weights[second] * 1e-20}
+        sent[client] = upload(seen.network, weights, seen.train.ready(seen.device).inputs, ())
+    server = algorithm.init_server(view)
+    assert algorithm.faults(server, sent, view) == {}
+    algorithm.server_step(server, sent, view)
 
 
 def test_minus_infinity_has_its_place_in_masks() -> None:

@@ -84,6 +84,13 @@ def test_groups_come_by_mean_index_then_smallest_member() -> None:
     assert all(list(members) == sorted(members, key=lambda ref: (ref.index, ref.owner)) for members in groups)
 
 
+def test_a_similarity_that_is_not_a_number_is_refused_by_the_names_of_its_blocks() -> None:
+    similarity = random_similarity(6, 0)
+    similarity.values[2, 4] = torch.nan
+    with pytest.raises(ValueError, match=r"of blocks c\.1 and b\.2 is not a number"):
+        group(similarity, 2)
+
+
 @pytest.mark.parametrize("count", [0, 7])
 def test_more_groups_than_blocks_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"{count} groups of 6 blocks"):

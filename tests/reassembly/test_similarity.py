@@ -91,6 +91,27 @@ def test_constant_activations_are_like_nothing() -> None:
     assert cka(little + 1, little).item() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-12, 1e9, 1e20, 1e36])
+def test_only_the_direction_of_activations_counts(size: float) -> None:
+    rng = generator(0, "sizes")
+    x, y = torch.randn(24, 30, generator=rng), torch.randn(24, 3, 4, generator=rng)
+    large = (x * size).double()
+    tolerance = 1e-6 if size > 1e-38 else 0.02  # below, float32 itself has few digits
+    assert cka(x * size, x).item() == pytest.approx(1, abs=tolerance)
+    assert cka(x * size, y).item() == pytest.approx(slow_cka(large, y.double()).item(), abs=tolerance)
+    power = 2.0 ** round(math.log2(size))
+    if size > 1e-38:
+        assert torch.equal(cka(x * power, y), cka(x, y))  # to the last bit
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("samples", [slice(3, 4), slice(None)])
+def test_activations_that_are_not_finite_are_like_nothing(value: float, samples: slice) -> None:
+    x, y = torch.randn(12, 5), torch.randn(12, 4)
+    x[samples, 2] = value
+    assert cka(x, y) == cka(y, x) == cka(x, x) == 0
+
+
 def test_all_pairs_at_once_are_the_pairwise_loop() -> None:
     shape = (1, 12, 12)
     models = {name: build(ModelSpec(name, shape, 3), 0, name) for name in ("cnn1", "cnn3", "mlp", "resnet")}

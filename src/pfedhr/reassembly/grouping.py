@@ -14,9 +14,12 @@ Groups = tuple[tuple[BlockRef, ...], ...]
 def distances(similarity: Similarity) -> np.ndarray:
     """Return eq. (3) for all pairs, (blocks, blocks) float64: 1 / similarity, from 1/2 for twins up to 10^6.
 
-    Rounded to six digits, so that the last bits of a matrix product decide nothing.
+    Rounded to six digits, so that the last bits of a matrix product decide nothing. Raises ValueError for what is not a number.
     """
     values = similarity.values.double().cpu().numpy()
+    if len(unknown := np.argwhere(np.isnan(values))):
+        first, second = (similarity.refs[place] for place in unknown[0])
+        raise ValueError(f"the similarity of blocks {first} and {second} is not a number")
     return np.round(1 / np.maximum((values + values.T) / 2, 1e-6), 6)
 
 
@@ -24,7 +27,8 @@ def group(similarity: Similarity, count: int) -> Groups:
     """Return `count` groups of blocks: eq. (4), solved by k-medoids (FasterPAM of Schubert and Rousseeuw, 2021, from BUILD).
 
     The groups come in a canonical order, by (mean index, smallest member), each sorted by (index, owner): neither the
-    order of the clients nor any label shows. Raises ValueError if there are fewer blocks than groups.
+    order of the clients nor any label shows. Raises ValueError if there are fewer blocks than groups, or for what `distances`
+    refuses.
     """
     refs = similarity.refs
     if not 1 <= count <= len(refs):

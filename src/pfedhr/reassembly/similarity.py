@@ -5,6 +5,7 @@ Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,11 @@ ROUNDING = 8
 """How many times the precision of its dtype a feature may vary, relative to its mean, and count as constant."""
 
 
-def gram(activations: Shaped[Tensor, "samples *features"]) -> Float[Tensor, "samples samples"]:
+def gram(activations: Shaped[Tensor, "samples *features"], *, rescaled: bool = False) -> Float[Tensor, "samples samples"]:
     """Return the linear kernel of the activations, features centred over the samples.
 
     Whole numbers name words, so that their sizes mean nothing: each counts as the one-hot vector of its word and place.
+    `rescaled`: the kernel of features brought to a size near one, by a power of two, and of zeros if some are not finite.
     """
     features = activations.flatten(1)
     if not features.is_floating_point():
@@ -35,13 +37,28 @@ def gram(activations: Shaped[Tensor, "samples *features"]) -> Float[Tensor, "sam
     centred, allowed = features - mean, ROUNDING * torch.finfo(features.dtype).eps * mean.abs()
     # What rounding leaves of a constant feature is the same for all samples, and would be alike in any two networks. Nearly all
     # features vary among a few samples already, and zeros are centred exactly.
-    suspects = ((_spread(features[:8]) <= allowed) & (mean != 0)).nonzero().flatten()
+    suspects = ((_spread(features[:8]) <= allowed) & (mean != 0) & mean.isfinite()).nonzero().flatten()
     centred[:, suspects[_spread(features[:, suspects]) <= allowed[suspects]]] = 0.0
+    if rescaled:
+        _rescale(centred)
     return centred @ centred.T
 
 
 def _spread(features: Float[Tensor, "samples features"]) -> Float[Tensor, " features"]:
     return features.amax(0) - features.amin(0)
+
+
+def _rescale(features: Float[Tensor, "samples features"]) -> None:
+    """Divide `features` in place by the power of two that leaves the largest between 1 and 2; set them to 0 if not finite.
+
+    To divide by a power of two loses no bit, and fourth powers of what is left neither overflow nor vanish.
+    """
+    low, high = map(float, features.aminmax())
+    largest = max(-low, high)
+    if math.isfinite(largest):
+        features.div_(max(2.0 ** (math.frexp(largest)[1] - 1), torch.finfo(features.dtype).tiny))
+    else:
+        features.zero_()
 
 
 def _centred(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, "samples samples"]:
@@ -65,13 +82,16 @@ def hsic(x: Float[Tensor, "samples *p"], y: Float[Tensor, "samples *q"], *, unbi
 
 
 def cka(x: Float[Tensor, "samples *p"], y: Float[Tensor, "samples *q"]) -> Float[Tensor, ""]:
-    """Return the linear CKA of two sets of activations of the same samples, in [0, 1]; 0 where one of them is constant."""
-    return (_unit(gram(x)) @ _unit(gram(y))).clamp(0, 1)
+    """Return the linear CKA of two sets of activations of the same samples, in [0, 1], whatever their sizes.
+
+    It is 0 where one of them is constant or not finite.
+    """
+    return (_unit(x) @ _unit(y)).clamp(0, 1)
 
 
-def _unit(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, " entries"]:
-    """Return the kernel as a vector of length one, or of zeros if the activations were constant."""
-    vector = kernel.flatten()
+def _unit(activations: Shaped[Tensor, "samples *features"]) -> Float[Tensor, " entries"]:
+    """Return the kernel as a vector of length one, or of zeros if the activations are constant or not finite."""
+    vector = gram(activations, rescaled=True).flatten()  # the length of one that is not could overflow
     norm = vector.norm()
     return vector / norm if norm > 0 else vector
 
@@ -113,14 +133,14 @@ def profile(bank: BlockBank, probe: Tensor, keep: int = 0) -> Profile:
         chain = bank.chain(owner)
         values = probe.clone()  # for a module may change in place what it takes
         with inference(*(bank[ref].module for ref in chain)):
-            places.append(_unit(gram(values)))
+            places.append(_unit(values))
             for ref in chain:
                 at[ref] = len(places)
                 values = flatten_for(bank[ref], values)
                 if keep:
                     intakes[ref] = values[:keep].clone()
                 values = bank[ref].module(values)
-                places.append(_unit(gram(values)))
+                places.append(_unit(values))
         logits[owner] = values
     leaving = tuple(at[ref] for ref in bank)
     return Profile(tuple(bank), torch.stack(places), tuple(place - 1 for place in leaving), leaving, logits, intakes)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from pfedhr import reassembly
 from pfedhr.models import ModelSpec, build
-from pfedhr.reassembly import Block, DecompositionError, coarsen, decompose, describe, rebuild, run_chain
+from pfedhr.reassembly import Block, DecompositionError, coarsen, cut, decompose, describe, rebuild, run_chain
 from pfedhr.reassembly.layer_shapes import extrapolated
 from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, TRAINED_BATCHES
 from pfedhr.zoo import IMAGES, TEXT, VECTORS
@@ -341,6 +341,36 @@ class OfOneFails(nn.Sequential):
 def test_what_a_network_raises_on_another_batch_is_told_in_words() -> None:
     with pytest.raises(DecompositionError, match=r"cannot run on a batch of 1: ZeroDivisionError.*Remedies"):
         decompose(OfOneFails(nn.Linear(4, 3)), torch.ones(2, 4))
+
+
+class Categories(nn.Module):
+    """Looks the first feature, the number of a category, up in a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.layer, self.head = nn.Embedding(5, 3), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        known = torch.cat([self.table(features[:, 0].long()), features[:, 1:]], 1)
+        return self.head(torch.relu(self.layer(known)))
+
+
+@pytest.mark.parametrize(("options", "count"), [({}, 3), ({"blocks": ["layer", "head"]}, 2), ({"whole": True}, 1)])
+@pytest.mark.parametrize("examples", [1, 2, 7])
+def test_a_network_that_takes_no_noise_is_checked_on_the_example(options: dict[str, Any], count: int, examples: int) -> None:
+    model, inputs = Categories(), torch.rand(7, 4)
+    inputs[:, 0] = torch.tensor([4.0, 1, 3, 0, 2, 2, 4])
+    with pytest.raises(IndexError):
+        model(torch.randn(50, 4))
+    blocks = decompose(model, inputs[:examples], **options)
+    assert torch.equal(run_chain(blocks, inputs), model(inputs))
+    assert len(blocks) == count
+    assert len(cut(describe(model, inputs).blueprint)) == 3
+
+
+def test_a_network_that_runs_on_nothing_is_refused_in_words() -> None:
+    with pytest.raises(DecompositionError, match=r"Linear cannot run on a batch of 3: RuntimeError: mat1 and mat2"):
+        decompose(nn.Linear(5, 3), torch.ones(2, 4), whole=True)
 
 
 def test_named_modules_are_the_blocks() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,21 +58,21 @@ def decompose(
     neither and is what `run_chain` adds. Layers of registered classes stay whole. `blocks` names modules that shall each be a
     block of their own, with what lies between them; nothing inside them is looked at. `whole` gives the network as one block.
     The model is left as it was. Checked every time at two batch sizes: the blocks run in order give the model's output bit for
-    bit; their names partition its state_dict, a tensor of several names under one of them.
+    bit; their names partition its state_dict, a tensor of several names under one of them. What they run on is noise, for an
+    example may be blank; or the example, if the model cannot take noise, as with the numbers of categories among its features.
 
     Raises DecompositionError naming the place and the remedies.
     """
-    batch = _three_inputs(example)
     if whole:
         with inference(model):
-            return (_whole(model, batch),)
+            return (_whole(model, example),)
     named = [_named(model, name) for name in blocks or ()]
-    found = trace(model, batch, [*named, *registered_in(model)])
+    found = trace(model, example, [*named, *registered_in(model)])
     cuts = segments(type(model).__name__, found)
     runs = _merge_shared(_join(cuts, model, named), model)
     result = tuple(_block(model, found, run) for run in runs)
     with inference(model, *(block.module for block in result)):
-        _verify(model, result, batch)
+        _verify(model, result, example)
     return result
 
 
@@ -134,11 +136,26 @@ def _named(model: nn.Module, name: str) -> nn.Module:
         raise DecompositionError(f"{type(model).__name__} has no module {name!r}: its children are {children}") from error
 
 
-def _three_inputs(example: Tensor) -> Tensor:
-    """Return three inputs like those of `example`: floats all different; integers of the example, which name its vocabulary."""
+def _tried(model: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
+    """Return three inputs like those of `example` and what the model gives for them. Raises DecompositionError.
+
+    Floats are noise, if the model can take it; integers are of the example, which names its vocabulary.
+    """
     if example.is_floating_point():
-        return torch.randn((3, *example.shape[1:]), generator=generator(0, "decompose")).to(example)
-    return example[torch.arange(3) % len(example)].contiguous()
+        noise = torch.randn((3, *example.shape[1:]), generator=generator(0, "decompose")).to(example)
+        with suppress(DecompositionError):
+            return noise, _output(model, noise)
+    rows = example[torch.arange(3) % len(example)].contiguous()
+    return rows, _output(model, rows)
+
+
+def _output(model: nn.Module, batch: Tensor) -> Any:
+    try:
+        return model(batch.clone())  # for it may change in place what it takes
+    except Exception as error:  # whatever forward() makes of a size or of values that were not the example's
+        raise DecompositionError(
+            f"{type(model).__name__} cannot run on a batch of {len(batch)}: {type(error).__name__}: {error}. {REMEDIES}"
+        ) from error
 
 
 def run_chain(blocks: Sequence[Block], inputs: Tensor) -> Tensor:
@@ -203,7 +220,7 @@ def _block(model: nn.Module, found: Trace, run: Sequence[Segment]) -> Block:
 
 
 def _whole(model: nn.Module, example: Tensor) -> Block:
-    output = model(example)
+    _, output = _tried(model, example)
     if not isinstance(output, Tensor):
         raise DecompositionError(f"{type(model).__name__} returns {type(output).__name__}, not one tensor. {REMEDIES}")
     shapes = tuple(example.shape[1:]), tuple(output.shape[1:])
@@ -212,14 +229,9 @@ def _whole(model: nn.Module, example: Tensor) -> Block:
 
 def _verify(model: nn.Module, blocks: Sequence[Block], example: Tensor) -> None:
     """Raise DecompositionError unless the blocks give the model's output at two batch sizes and partition its state_dict."""
-    for batch in (example, example[:1]):
-        try:
-            whole = model(batch.clone()).nan_to_num()  # for it may change in place what it takes
-        except Exception as error:  # whatever forward() makes of a size that was not the example's
-            raise DecompositionError(
-                f"{type(model).__name__} cannot run on a batch of {len(batch)}: {type(error).__name__}: {error}. {REMEDIES}"
-            ) from error
-        if not torch.equal(run_chain(blocks, batch.clone()).nan_to_num(), whole):
+    inputs, output = _tried(model, example)
+    for batch, whole in ((inputs, output), (inputs[:1], _output(model, inputs[:1]))):
+        if not torch.equal(run_chain(blocks, batch.clone()).nan_to_num(), whole.nan_to_num()):
             raise DecompositionError(
                 f"{type(model).__name__} in {len(blocks)} blocks gives another output than whole on a batch of {len(batch)}: "
                 f"something in forward() depends on the batch or on chance. {REMEDIES}"

@@ -51,13 +51,26 @@ class Extractor:
         self.head = _part(model, self.head_name)
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features (batch, width) and logits (batch, classes) of `inputs`, in the mode that the model is in."""
+        """Return the features (batch, width) and logits (batch, classes) of `inputs`, in the mode that the model is in.
+
+        Raises HeadError if the model does not call its head.
+        """
         seen: list[Tensor] = []
-        handle = self.head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+
+        def see(_: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            seen.append([*arguments, *named.values()][0])  # by place or by keyword
+
+        handle = self.head.register_forward_pre_hook(see, with_kwargs=True)
         try:
             logits = self.model(inputs)
         finally:
             handle.remove()
+        if not seen:
+            mode = "training" if self.model.training else "evaluation"
+            raise HeadError(
+                f"the network's last linear layer of {self.head.out_features} outputs, {self.head_name!r}, is not called in "
+                f"{mode}: let __init__() make it before the layer whose outputs forward() returns, or remove it"
+            )
         return seen[-1], logits
 
     def check(self, example: Tensor) -> None:

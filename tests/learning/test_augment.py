@@ -36,6 +36,25 @@ def test_only_where_a_mirror_image_keeps_its_class_are_images_flipped() -> None:
     assert flipped(True) == pytest.approx(0.5, abs=0.1)  # 4 deviations of 400 tosses
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 128), (128, 32), (31, 96)])
+def test_a_rotation_turns_lines_of_any_direction_by_one_angle(height: int, width: int) -> None:
+    """Brightness that grows by one a pixel, downwards or to the right, shows at the centre how a view has turned it."""
+    downwards, rightwards = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    angles: list[float] = []
+    for seed in range(40):
+        growth: list[float] = []
+        for ramp in (downwards, rightwards):
+            view = Augmentation(False)(ramp[None, None], generator(seed))[0, 0]
+            here = view[height // 2, width // 2]
+            growth += [(view[height // 2 + 1, width // 2] - here).item(), (view[height // 2, width // 2 + 1] - here).item()]
+        down_down, down_right, right_down, right_right = growth
+        assert down_down == pytest.approx(right_right, abs=1e-4)  # both by the scale of the crop and the angle's cosine
+        assert down_right == pytest.approx(-right_down, abs=1e-4)  # and by its sine
+        assert 0.8 - 1e-4 <= down_down**2 + down_right**2 <= 1 + 1e-4
+        angles.append(math.degrees(math.atan2(down_right, down_down)))
+    assert -15 < min(angles) < -10 < 10 < max(angles) < 15
+
+
 def test_a_third_of_a_turn_of_hue_takes_red_to_green_and_leaves_grey() -> None:
     red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
     turned = _turn_hue(red, torch.tensor([2 * math.pi / 3]))

@@ -43,8 +43,10 @@ class Augmentation:
             sign = torch.ones(count)
             angle = _uniform(rng, count, -math.radians(15), math.radians(15))
             cosine, sine = angle.cos(), angle.sin()
-        rows = [torch.stack([sign * scale * cosine, -scale * sine, shift[:, 0]], 1)]
-        rows.append(torch.stack([sign * scale * sine, scale * cosine, shift[:, 1]], 1))
+        # Coordinates go from -1 to 1 along both sides, whatever their lengths, and a turn needs one unit along both.
+        height, width = images.shape[2:]
+        rows = [torch.stack([sign * scale * cosine, -scale * sine * (height / width), shift[:, 0]], 1)]
+        rows.append(torch.stack([sign * scale * sine * (width / height), scale * cosine, shift[:, 1]], 1))
         grid = functional.affine_grid(torch.stack(rows, 1).to(images), list(images.shape), align_corners=False)
         return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

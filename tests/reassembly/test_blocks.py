@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -463,12 +465,24 @@ class FirstOfBatch(nn.Module):
 
 
 def test_the_length_of_a_tensor_is_its_batch_size_and_len_is_left_as_it_was() -> None:
-    import builtins
-
     before = builtins.len
     blocks = decompose(FirstOfBatch(), torch.zeros(1, 4, 6))
     assert [block.op for block in blocks] == ["tokenwise", "fc"]
     assert builtins.len is before
+
+
+def test_threads_take_turns_at_tracing_and_leave_python_and_torch_as_they_were() -> None:
+    def patched() -> tuple[Any, ...]:
+        return builtins.len, torch.arange, vars(torch.autograd.Function)["apply"], nn.Module.__call__, nn.Module.__getattr__
+
+    def cut_some(_: int) -> list[int]:
+        layers = [layer for _ in range(6) for layer in (nn.Linear(6, 6), nn.ReLU())]
+        return [len(decompose(nn.Sequential(*layers), torch.zeros(1, 6))) for _ in range(3)]
+
+    before = patched()
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(cut_some, range(4))) == [[6] * 3] * 4
+    assert all(now is then for now, then in zip(patched(), before, strict=True))
 
 
 class MadeInForward(nn.Module):

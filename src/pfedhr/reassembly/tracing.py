@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ REMEDIES = (
     "tensor; or name the modules that shall be blocks with decompose(model, example, blocks=[...]); or take the network as one "
     "block with decompose(model, example, whole=True)"
 )
+_ALONE = threading.RLock()
+"""Held by the thread that traces: meanwhile functions of torch and of Python are replaced, and that for the whole process."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,11 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
     """Return the graph of `model` with every argument after the first left at its default.
 
     `example`: (n >= 1, ...); only its shape and type count. `wholes`: modules that are not followed inside. The model is left
-    as it was. Raises DecompositionError if it cannot be traced, or differs between training and evaluation in more than flags
-    and rates.
+    as it was; threads take turns. Raises DecompositionError if it cannot be traced, or differs between training and evaluation
+    in more than flags and rates.
     """
     try:
-        with _unchecked_types():
+        with _ALONE, _unchecked_types():
             try:
                 found = _trace_modes(model, example, wholes, owners_whole=False)
             except Exception:

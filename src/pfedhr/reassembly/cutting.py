@@ -12,6 +12,7 @@ from pfedhr.reassembly.modes import MODE
 from pfedhr.reassembly.operations import MATRIX_FUNCTIONS
 from pfedhr.reassembly.symbolic import DecompositionError, Mode, shaped
 from pfedhr.reassembly.tracing import REMEDIES, Trace
+from pfedhr.reassembly.writing import WRITING, held_memory
 
 _VIEWS = ("view", "reshape", "flatten", "size", "contiguous")
 
@@ -40,6 +41,8 @@ def segments(name: str, trace: Trace) -> list[Segment]:
     place = {source: -1} | {node: at for at, node in enumerate(steps)}
     last_use = {node: max((place[user] for user in node.users if user in place), default=-1) for node in place}
     last_use[result] = len(steps)  # the network's output is used by its caller
+    # No block may write into what another gave: a stitch between them would miss it on its way back.
+    last_writing = {held_memory(node): at for at, node in enumerate(steps) if node.target in WRITING}
 
     found: list[Segment] = []
     run: list[fx.Node] = []
@@ -48,7 +51,10 @@ def segments(name: str, trace: Trace) -> list[Segment]:
     for at, node in enumerate(steps):
         run.append(node)
         live = {value for value in live | {node} if last_use[value] > at}
-        if len(live) == 1 and isinstance(shaped(crossing := next(iter(live))), Tensor):
+        if len(live) != 1:
+            continue
+        crossing = next(iter(live))
+        if isinstance(shaped(crossing), Tensor) and last_writing.get(held_memory(crossing), at) <= at:
             found.append(Segment(tuple(run), entering, crossing))
             entering, run = crossing, []
     if not found:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 from pfedhr.errors import PfedhrError
 from pfedhr.inference import LARGEST_BATCH
 from pfedhr.reassembly.layer_shapes import extrapolated, run_layer
+from pfedhr.reassembly.writing import Written
 
 TRAINED_BATCHES = (2, 3, LARGEST_BATCH)
 """The sizes at which forward() is followed in training, `predict`'s the last; none is 1, on which a batch norm cannot train."""
@@ -45,7 +46,7 @@ def shaped(node: fx.Node) -> Any:
     return node.meta["values"][0]
 
 
-class _Value(fx.Proxy):
+class _Value(Written):
     """A value of the graph; it answers with constants whatever does not depend on the batch."""
 
     tracer: ShapeTracer
@@ -83,9 +84,6 @@ class _Value(fx.Proxy):
         if not callable(first) or name in _CONSTANT_METHODS:
             return first
         return lambda *args, **kwargs: self.tracer.create_proxy("call_method", name, (self, *args), kwargs)
-
-    def __setitem__(self, place: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
 
     def __iter__(self) -> Iterator[Any]:
         return (operator.getitem(self, at) for at in range(len(self)))  # pyright: ignore[reportCallIssue, reportArgumentType]

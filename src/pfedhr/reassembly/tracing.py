@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from pfedhr.reassembly.batch_sizes import sizes_may_be_values
 from pfedhr.reassembly.modes import merge_modes
 from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, TRAINED_BATCHES, DecompositionError, ShapeTracer, shaped
+from pfedhr.reassembly.writing import write_where_seen
 
 REMEDIES = (
     "Remedies: keep forward() free of branches on values, give every argument after the first a default, return one "
@@ -122,6 +123,7 @@ def _trace_modes(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module],
     for each in traced:
         _drop_unused_sizes(each.graph)
     merge_modes(traced[0].graph, traced[1].graph)
+    write_where_seen(traced[1].graph)
     _take_sizes_where_used(traced[1].graph)
     return traced[1]
 

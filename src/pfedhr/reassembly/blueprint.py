@@ -27,6 +27,7 @@ from pfedhr.reassembly.vocabulary import (
     METHODS,
     STRINGS,
     DescriptionError,
+    check_as_made,
     registered_in,
     settings_of,
 )
@@ -69,7 +70,27 @@ def describe(module: nn.Module, example: Tensor) -> Description:
     blueprint may hold.
     """
     found = trace(module, example, registered_in(module))
-    return _Writer(module, found.constants).write(found.graph)
+    description = _Writer(module, found.constants).write(found.graph)
+    _check_unhooked(module, found.graph)
+    return description
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Attributes in which torch keeps what is called before or after a module."""
+
+
+def _check_unhooked(module: nn.Module, graph: fx.Graph) -> None:
+    """Raise DescriptionError for what was set on a module that is taken whole, or for the way back: following misses it."""
+    called = [
+        module.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module" and node.target != MODE
+    ]
+    whole = {module, *(part for layer in called for part in layer.modules())}
+    for name, part in module.named_modules():
+        if any(vars(part).get(kind) for kind in (("forward", *_HOOKS) if part in whole else _HOOKS[2:])):
+            raise DescriptionError(
+                f"{name or 'the network'} ({type(part).__name__}) has hooks or a forward() that its class does not have, and "
+                f"no blueprint holds them. Remedies: remove them before the run, or put what they do into a module's forward()"
+            )
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -144,6 +165,7 @@ class _Writer:
             number = self._layers[own] = len(self._layers)
             layer = self._module.get_submodule(own)
             name, settings = settings_of(layer)
+            check_as_made(layer, name, settings)
             self._layer_settings.append([name, {key: self._encode(value) for key, value in sorted(settings.items())}])
             for key in layer.state_dict():
                 self._record(f"layer{number}.{key}", f"{own}.{key}")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrize import ParametrizationList
 
 from pfedhr.errors import PfedhrError
 
@@ -55,6 +56,11 @@ LAYERS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in _LAYER
 LAYERS[StochasticDepth.__name__] = StochasticDepth
 
 
+BAKING = (
+    "Remedies: before the run, bake in what computes weights, by parametrize.remove_parametrizations, remove_weight_norm, "
+    "remove_spectral_norm or prune.remove of torch.nn.utils"
+)
+
 _RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
 _SIMILAR = (
     (re.compile(r"torchvision\.ops\.stochastic_depth\.StochasticDepth"), "p"),
@@ -93,10 +99,34 @@ def layer_class(name: str) -> type[nn.Module] | None:
     return LAYERS.get(name) or registered.get(name, (None,))[0]
 
 
+def check_as_made(layer: nn.Module, name: str, settings: dict[str, Any]) -> None:
+    """Raise DescriptionError unless a layer made anew from its name and settings in blueprints takes the tensors of `layer`."""
+    cls = layer_class(name)
+    assert cls is not None
+    try:
+        with torch.device("meta"):
+            made = cls(**settings)
+    except Exception as error:  # whatever the constructor of a registered class makes of them
+        raise DescriptionError(
+            f"no other {name} can be made from its settings: {type(error).__name__}: {error}. Remedy: let its constructor take "
+            f"them as the object keeps them, and run on torch's meta device"
+        ) from error
+    held, new = ({key: (value.shape, value.dtype) for key, value in each.state_dict().items()} for each in (layer, made))
+    if different := sorted(key for key in held.keys() | new.keys() if held.get(key) != new.get(key)):
+        raise DescriptionError(
+            f"a {name} holds {', '.join(different[:5])} otherwise than its constructor makes them, which no blueprint can say. "
+            f"{BAKING}, and leave sizes and types as they were made"
+        )
+
+
 def settings_of(layer: nn.Module) -> tuple[str, dict[str, Any]]:
     """Return the name of the layer's class in blueprints, and its constructor's arguments. Raises DescriptionError."""
     cls = type(layer)
     place = f"{cls.__module__}.{cls.__qualname__}"
+    if isinstance(layer, ParametrizationList):
+        raise DescriptionError(
+            f"a weight that is computed from others ({place}) is not one that a blueprint may hold. {BAKING}"
+        )
     share = next((share for known, share in _SIMILAR if known.fullmatch(place)), None)
     if share and getattr(layer, "mode", "row") == "row" and getattr(layer, "scale_by_keep", True):
         return "StochasticDepth", {"p": float(getattr(layer, share) or 0.0)}

@@ -22,9 +22,11 @@ from pfedhr.reassembly.tracing import trace
 from pfedhr.reassembly.vocabulary import (
     ATTRIBUTES,
     DTYPE_NAMES,
+    DTYPES,
     EQUATION,
     FUNCTION_NAMES,
     METHODS,
+    REMEDIES,
     STRINGS,
     DescriptionError,
     check_as_made,
@@ -95,7 +97,9 @@ def _check_unhooked(module: nn.Module, graph: fx.Graph) -> None:
 
 def _dtype_name(dtype: torch.dtype) -> str:
     if dtype not in DTYPE_NAMES:
-        raise DescriptionError(f"values of type {dtype} are none that a blueprint may hold")
+        raise DescriptionError(
+            f"values of type {dtype} are none that a blueprint may hold: those are {', '.join(DTYPES)}. {REMEDIES}"
+        )
     return DTYPE_NAMES[dtype]
 
 
@@ -151,13 +155,17 @@ class _Writer:
             return ["layer", self._layer(str(node.target)), *arguments]
         if node.op == "call_method":
             if node.target not in METHODS:
-                raise DescriptionError(f"the method {node.target!r} of a tensor is not one that a blueprint may call")
+                raise DescriptionError(
+                    f"the method {node.target!r} of a tensor is not one that a blueprint may call. {REMEDIES}"
+                )
             return ["method", node.target, *arguments]
         if node.target is getattr and node.args[1] not in ATTRIBUTES:
-            raise DescriptionError(f"the attribute {node.args[1]!r} of a tensor is not one that a blueprint may read")
+            raise DescriptionError(
+                f"the attribute {node.args[1]!r} of a tensor is not one that a blueprint may read. {REMEDIES}"
+            )
         known = FUNCTION_NAMES.get(node.target)  # pyright: ignore[reportArgumentType, reportCallIssue]
         if known is None:
-            raise DescriptionError(f"the function {node.target} is not one that a blueprint may call")
+            raise DescriptionError(f"the function {node.target} is not one that a blueprint may call. {REMEDIES}")
         return ["function", known, *arguments]
 
     def _layer(self, own: str) -> int:
@@ -207,7 +215,7 @@ class _Writer:
                 return value if value - value == 0 else {"float": str(value)}
             case str():
                 if value not in STRINGS | ATTRIBUTES and not EQUATION.fullmatch(value):
-                    raise DescriptionError(f"the text {value!r} is not one that a blueprint may hold")
+                    raise DescriptionError(f"the text {value!r} is not one that a blueprint may hold. {REMEDIES}")
                 return value
             case tuple():
                 return {"tuple": [self._encode(item) for item in value]}
@@ -222,4 +230,6 @@ class _Writer:
             case _ if value is Ellipsis:
                 return {"ellipsis": True}
             case _:
-                raise DescriptionError(f"an argument of type {type(value).__name__} is not one that a blueprint may hold")
+                raise DescriptionError(
+                    f"an argument of type {type(value).__name__} is not one that a blueprint may hold. {REMEDIES}"
+                )

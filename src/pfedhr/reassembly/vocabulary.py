@@ -23,6 +23,12 @@ class DescriptionError(PfedhrError):
     """A network that no blueprint can describe; the message names the layer or operation and the remedy."""
 
 
+REMEDIES = (
+    "Remedies: compute the same by what is in the vocabulary of blueprints (docs/blueprints.md), or inside a layer of its own "
+    "that every node allows by pfedhr.register(...)"
+)
+
+
 class StochasticDepth(nn.Module):
     """Drops a branch for a share `p` of the examples of a batch while training (Huang et al., ECCV 2016)."""
 
@@ -41,15 +47,16 @@ class StochasticDepth(nn.Module):
 _LAYERS = """
 Linear Bilinear Identity Flatten Unflatten Embedding EmbeddingBag
 Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
-BatchNorm1d BatchNorm2d BatchNorm3d LayerNorm GroupNorm InstanceNorm1d InstanceNorm2d RMSNorm LocalResponseNorm
-Dropout Dropout1d Dropout2d Dropout3d AlphaDropout
-ReLU ReLU6 LeakyReLU PReLU ELU SELU CELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh Softplus Softsign LogSigmoid
-Softmax LogSoftmax GLU
-MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d LPPool2d
-AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d
-ZeroPad1d ZeroPad2d ConstantPad2d ReflectionPad2d ReplicationPad2d
-Upsample PixelShuffle PixelUnshuffle ChannelShuffle CosineSimilarity Fold Unfold
-RNN LSTM GRU MultiheadAttention TransformerEncoderLayer
+BatchNorm1d BatchNorm2d BatchNorm3d LayerNorm GroupNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d RMSNorm LocalResponseNorm
+Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout
+ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Hardshrink Sigmoid Tanh Softplus
+Softsign Softshrink Tanhshrink Threshold LogSigmoid Softmax Softmax2d Softmin LogSoftmax GLU
+MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d LPPool1d LPPool2d LPPool3d
+AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d
+ZeroPad1d ZeroPad2d ZeroPad3d ConstantPad1d ConstantPad2d ConstantPad3d CircularPad1d CircularPad2d CircularPad3d
+ReflectionPad1d ReflectionPad2d ReflectionPad3d ReplicationPad1d ReplicationPad2d ReplicationPad3d
+Upsample UpsamplingBilinear2d UpsamplingNearest2d PixelShuffle PixelUnshuffle ChannelShuffle CosineSimilarity Fold Unfold
+RNN LSTM GRU RNNCell LSTMCell GRUCell MultiheadAttention TransformerEncoderLayer TransformerDecoderLayer
 """
 
 LAYERS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in _LAYERS.split()}
@@ -132,17 +139,17 @@ def settings_of(layer: nn.Module) -> tuple[str, dict[str, Any]]:
         return "StochasticDepth", {"p": float(getattr(layer, share) or 0.0)}
     for name, (known, settings) in registered.items():
         if cls is known:
-            return name, {setting: getattr(layer, setting) for setting in settings}
+            return name, {setting: _kept(layer, setting) for setting in settings}
     if LAYERS.get(cls.__name__) is not cls:
         raise DescriptionError(
-            f"{cls.__module__}.{cls.__qualname__} is not a layer of torch.nn: let its forward() be traced, or let every node "
-            f"call pfedhr.register({cls.__name__})"
+            f"{place} is not in the vocabulary of blueprints. Remedies: compute the same by what is, in a forward() that is "
+            f"followed, or let every node call pfedhr.register({cls.__name__})"
         )
     if isinstance(layer, nn.RNNBase):
         special = "nonlinearity" if isinstance(layer, nn.RNN) else "proj_size" if isinstance(layer, nn.LSTM) else "bias"
         return cls.__name__, {name: getattr(layer, name) for name in (*_RECURRENT, special)}
-    if isinstance(layer, nn.TransformerEncoderLayer):
-        return cls.__name__, _encoder_settings(layer)
+    if isinstance(layer, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        return cls.__name__, _transformer_settings(layer)
     names = [name for name, one in inspect.signature(cls).parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
     settings = {name: _setting(layer, name) for name in names if name not in ("device", "dtype") and not name.startswith("_")}
     return cls.__name__, settings
@@ -151,15 +158,28 @@ def settings_of(layer: nn.Module) -> tuple[str, dict[str, Any]]:
 def _setting(layer: nn.Module, name: str) -> Any:
     if isinstance(layer, nn.MultiheadAttention) and name in ("bias", "add_bias_kv"):
         return getattr(layer, "in_proj_bias" if name == "bias" else "bias_k") is not None
-    if name == "bias":
-        return getattr(layer, name) is not None
-    return getattr(layer, name)
+    if name == "bias" and not isinstance(layer, nn.RNNCellBase):
+        return _kept(layer, name) is not None
+    return _kept(layer, name)
 
 
-def _encoder_settings(layer: nn.TransformerEncoderLayer) -> dict[str, Any]:
+def _kept(layer: nn.Module, name: str) -> Any:
+    try:
+        return getattr(layer, name)
+    except AttributeError as error:
+        raise DescriptionError(
+            f"a {type(layer).__qualname__} does not keep its constructor's parameter {name!r}, so no blueprint can say how to "
+            f"make one. Remedy: let the constructor, or that of a subclass, set self.{name}"
+        ) from error
+
+
+def _transformer_settings(layer: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> dict[str, Any]:
     activations: dict[Any, str] = {functional.relu: "relu", functional.gelu: "gelu"}
     if layer.activation not in activations:
-        raise DescriptionError(f"an encoder layer with the activation {layer.activation}: give 'relu' or 'gelu' by name")
+        raise DescriptionError(
+            f"a {type(layer).__qualname__} with the activation {layer.activation} is not one that a blueprint may hold. "
+            f"Remedy: give 'relu' or 'gelu' by name"
+        )
     return {
         "d_model": layer.linear1.in_features,
         "nhead": layer.self_attn.num_heads,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
-from toy import make_cohort
+from toy import make_cohort, tones
 
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.teacher import teacher_network
@@ -53,6 +53,29 @@ def test_teachers_are_made_of_convolutions_and_attention() -> None:
     cohort = make_cohort("cnn2", "resnet", "mobilenet", "vit", clients=4)
     made = families(cohort, PFedHR.paper(groups=3, candidates=12, tuning_epochs=0, most_blocks=6, probe=16))
     assert any("vit" in factories and len(factories) > 1 for factories in made)
+
+
+@pytest.mark.parametrize("start", ["random", "solved"])
+def test_stitches_between_networks_for_signals_learn_over_channels_and_never_over_time(
+    start: Literal["random", "solved"],
+) -> None:
+    cohort = make_cohort("toy:convolutional", "toy:recurrent", examples=tones)
+    algorithm = PFedHR.paper(groups=3, candidates=8, tuning_epochs=1, probe=16, stitch_start=start)
+    engine = InProcess(algorithm, Workers(cohort))
+    results = list(federate(algorithm, engine, engine.server_view, list(cohort.networks), Schedule(2, 4), cohort.seed))
+    assert len(results) == 2
+    server = unpack(algorithm.server_state, results[-1].progress.server)
+    probe = cohort.federation.public.inputs
+    lengths, widths, owners = {37, 35, 17, 15}, set[int](), set[str]()
+    for teacher in server.made.values():
+        network = teacher_network(teacher).eval()
+        assert network(probe).shape == (16, 4)
+        owners |= {cohort.networks[owner].factory for owner in teacher.recipe.owners}
+        stitches = [value for name, value in network.named_parameters() if name.startswith("stitch")]
+        widths |= {size for value in stitches for size in value.shape}
+    assert owners == {"toy:convolutional", "toy:recurrent"}
+    assert widths
+    assert not widths & lengths
 
 
 class Quiet:

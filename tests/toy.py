@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,17 @@ def separable(count: int, *path: int | str) -> Examples:
     return Examples(images.to(torch.uint8), labels)
 
 
+def tones(count: int, *path: int | str) -> Examples:
+    """Signals of two channels and 37 places in four classes, told apart by the channel of the tone and its pitch."""
+    rng = generator(0, "tones", *path)
+    labels = torch.arange(count) % 4
+    signals = 0.1 * torch.randn(count, 2, 37, generator=rng)
+    for signal, label in zip(signals, labels.tolist(), strict=True):
+        phase = torch.rand((), generator=rng) * 6
+        signal[label // 2] += torch.sin(torch.arange(37) * (0.3 + 0.7 * (label % 2)) + phase)
+    return Examples(signals, labels)
+
+
 def make_cohort(
     *factories: str,
     clients: int = 4,
@@ -36,13 +49,15 @@ def make_cohort(
     epochs: int = 1,
     features: int = 0,
     privacy: Privacy | None = None,
+    examples: Callable[..., Examples] = separable,
 ) -> Cohort:
-    """A small federation on `separable`, the networks dealt in turn."""
+    """A small federation on `examples`, the networks dealt in turn."""
     names = [f"client{number:02}" for number in range(clients)]
-    held = {name: ClientData(separable(24, name, "train"), separable(12, name, "test")) for name in names}
-    public = separable(16, "public")
+    held = {name: ClientData(examples(24, name, "train"), examples(12, name, "test")) for name in names}
+    public = examples(16, "public")
+    shape = tuple(public.inputs.shape[1:])
     federation = Federation(held, public if labelled else public.without_labels(), classes=4, mirror=False)
-    networks = {name: ModelSpec(factories[at % len(factories)], (1, 8, 8), 4, features) for at, name in enumerate(names)}
+    networks = {name: ModelSpec(factories[at % len(factories)], shape, 4, features) for at, name in enumerate(names)}
     training = Training(epochs, batch_size=8, learning_rate=0.002, weight_decay=1e-4)
     return Cohort(federation, networks, training, privacy, seed, torch.device("cpu"))
 
@@ -50,6 +65,32 @@ def make_cohort(
 def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
     """A network that cannot be trained on a batch of one."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes))
+
+
+def convolutional(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A network for signals (channels, length): no two of its shapes have an axis of the same size."""
+    return nn.Sequential(
+        *(nn.Conv1d(shape[0], 8, 5, padding=2), nn.BatchNorm1d(8), nn.ReLU()),
+        *(nn.Conv1d(8, 12, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(12, 16, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, classes)),
+    )
+
+
+class Recurrent(nn.Module):
+    """A network that reads signals (channels, length) as sequences of their places."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(channels, 10, batch_first=True)
+        self.hidden, self.head = nn.Linear(10, 14), nn.Linear(14, classes)
+
+    def forward(self, signals: Tensor) -> Tensor:
+        states, _ = self.recurrent(signals.transpose(1, 2))
+        return self.head(self.hidden(states).relu().mean(1))
+
+
+def recurrent(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Recurrent(shape[0], classes)
 
 
 class Tied(nn.Module):

@@ -23,7 +23,7 @@ class Joint:
     """A layer between blocks or behind the last, from activations of shape `source` to `target`, both without batch.
 
     `flatten` joins neighbours of one network, `head` gives the logits, `light` and `full` are stitches of so many `layers`.
-    `image`: the source is the networks' input.
+    `image`: the source is the networks' input. `from_signal`, `to_signal`: see `stitch`.
     """
 
     kind: StitchKind | Literal["flatten", "head"]
@@ -31,6 +31,8 @@ class Joint:
     target: Shape
     image: bool = False
     layers: int = 1
+    from_signal: bool = False
+    to_signal: bool = False
 
     def build(self) -> nn.Module:
         """Return the layer, its initial weights from torch's global generator."""
@@ -40,7 +42,8 @@ class Joint:
             case "head":
                 return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(self.source), self.target[0]))
             case "light" | "full":
-                return stitch(self.source, self.target, self.kind, image=self.image, layers=self.layers)
+                signals = {"from_signal": self.from_signal, "to_signal": self.to_signal}
+                return stitch(self.source, self.target, self.kind, image=self.image, layers=self.layers, **signals)
 
 
 def layout(recipe: Recipe, bank: BlockBank, kind: StitchKind = "light", layers: int = 1) -> dict[str, BlockRef | Joint]:
@@ -65,7 +68,8 @@ def _joint(before: BlockRef | None, ref: BlockRef, bank: BlockBank, kind: Stitch
     source, target = bank[before].out_shape if before else bank.input_shape, bank[ref].in_shape
     follows = (before.owner, before.index + 1) == ref if before else ref.index == 1
     if not follows:
-        return Joint(affordable(source, target, kind), source, target, before is None, layers)
+        signals = bank[before].gives_signal if before else bank.signal, bank[ref].takes_signal
+        return Joint(affordable(source, target, kind), source, target, before is None, layers, *signals)
     return Joint("flatten", source, target) if len(target) == 1 and len(source) > 1 else None
 
 

@@ -30,7 +30,8 @@ class BlockRef(NamedTuple):
 class BlockBank(Mapping[BlockRef, Block]):
     """Every block of a cohort, immutable, iterated by (index, owner) so that no order of arrival shows in a result.
 
-    `classes`: how many logits all networks give; `input_shape`, without batch, and `integers`: what all of them take.
+    `classes`: how many logits all networks give; `input_shape`, without batch, `integers` and `signal`: what all of them take,
+    a signal if the first layer of any of them says so.
     """
 
     def __init__(self, chains: Mapping[str, Sequence[Block]], input_shape: Shape) -> None:
@@ -47,6 +48,7 @@ class BlockBank(Mapping[BlockRef, Block]):
             raise ValueError("some networks take whole numbers and others do not: all must take the same inputs")
         self.classes = shape[0]
         (self.integers,) = kinds
+        self.signal = any(blocks[0].takes_signal for blocks in chains.values())
         self._lengths = {owner: len(chains[owner]) for owner in sorted(chains)}
         self._blocks = {
             BlockRef(owner, index): chains[owner][index - 1]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pfedhr.inference import inference
 from pfedhr.reassembly.cutting import Segment, check_used, extract, has_matrix, is_flatten, parameters, segments, some
 from pfedhr.reassembly.operations import operation, strongest
+from pfedhr.reassembly.signals import signals
 from pfedhr.reassembly.symbolic import DecompositionError, shaped
 from pfedhr.reassembly.tracing import REMEDIES, Trace, trace
 from pfedhr.reassembly.vocabulary import registered_in
@@ -27,7 +28,7 @@ class Block:
 
     `names`: its keys in the network's own state_dict; `op`: one of operations.OPERATIONS; `in_shape`, `out_shape`: without the
     batch axis; `module`: computes the block and shares the network's tensors; `integers`: whether it takes whole numbers, as an
-    embedding does.
+    embedding does; `takes_signal`, `gives_signal`: whether the two axes of a shape are (channels, length), not (tokens, width).
     """
 
     names: tuple[str, ...]
@@ -36,6 +37,8 @@ class Block:
     out_shape: Shape
     module: nn.Module = field(repr=False, compare=False)
     integers: bool = False
+    takes_signal: bool = False
+    gives_signal: bool = False
 
     @property
     def parameters(self) -> int:
@@ -70,7 +73,8 @@ def decompose(
     found = trace(model, example, [*named, *registered_in(model)])
     cuts = segments(type(model).__name__, found)
     runs = _merge_shared(_join(cuts, model, named), model)
-    result = tuple(_block(model, found, run) for run in runs)
+    known = signals(model, found.graph)
+    result = tuple(_block(model, found, run, known) for run in runs)
     with inference(model, *(block.module for block in result)):
         _verify(model, result, example)
     return result
@@ -124,8 +128,9 @@ def _joined(blocks: Sequence[Block]) -> Block:
     if len(blocks) == 1:
         return blocks[0]
     names = tuple(name for block in blocks for name in block.names)
-    op = strongest(block.op for block in blocks)
-    return Block(names, op, blocks[0].in_shape, blocks[-1].out_shape, Chain(blocks), blocks[0].integers)
+    op, first, last = strongest(block.op for block in blocks), blocks[0], blocks[-1]
+    shapes = first.in_shape, last.out_shape
+    return Block(names, op, *shapes, Chain(blocks), first.integers, first.takes_signal, last.gives_signal)
 
 
 def _named(model: nn.Module, name: str) -> nn.Module:
@@ -210,13 +215,14 @@ def _merge_shared(runs: Sequence[list[Segment]], model: nn.Module) -> list[list[
     return merged
 
 
-def _block(model: nn.Module, found: Trace, run: Sequence[Segment]) -> Block:
+def _block(model: nn.Module, found: Trace, run: Sequence[Segment], known: Collection[fx.Node]) -> Block:
     entering, leaving = run[0].entering, run[-1].leaving
     nodes = [node for segment in run for node in segment.nodes]
     module = extract(model, found, nodes, entering, leaving)
     shapes = tuple(shaped(entering).shape[1:]), tuple(shaped(leaving).shape[1:])
     integers = not shaped(entering).is_floating_point()
-    return Block(tuple(module.state_dict()), operation(model, nodes, shapes[1]), *shapes, module, integers)
+    op = operation(model, nodes, shapes[1])
+    return Block(tuple(module.state_dict()), op, *shapes, module, integers, entering in known, leaving in known)
 
 
 def _whole(model: nn.Module, example: Tensor) -> Block:

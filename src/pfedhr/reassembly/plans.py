@@ -27,6 +27,8 @@ class BlockPlan:
     in_shape: Shape
     out_shape: Shape
     integers: bool
+    takes_signal: bool
+    gives_signal: bool
 
     def weights(self, network: Tensors) -> Tensors:
         """Return the weights that the block's own blueprint asks for, given those of its network."""
@@ -35,7 +37,8 @@ class BlockPlan:
     def block(self, network: Tensors) -> Block:
         """Return the block with these weights of its network. Raises ParcelError if they are another's."""
         module = rebuild(self.description.blueprint, self.weights(network))
-        return Block(tuple(self.description.names.values()), self.op, self.in_shape, self.out_shape, module, self.integers)
+        names, signals = tuple(self.description.names.values()), (self.takes_signal, self.gives_signal)
+        return Block(names, self.op, self.in_shape, self.out_shape, module, self.integers, *signals)
 
 
 @functools.lru_cache(maxsize=256)
@@ -54,7 +57,8 @@ def cut(blueprint: Blueprint, most: int = 0) -> tuple[BlockPlan, ...]:
         own = dict(zip(block.module.state_dict(), block.names, strict=True))
         described = describe(block.module, values)
         description = replace(described, names={name: own[theirs] for name, theirs in described.names.items()})
-        plans.append(BlockPlan(description, block.op, block.in_shape, block.out_shape, block.integers))
+        signals = block.takes_signal, block.gives_signal
+        plans.append(BlockPlan(description, block.op, block.in_shape, block.out_shape, block.integers, *signals))
         with inference(block.module):
             values = block.module(values)
     return tuple(plans)

@@ -151,6 +151,8 @@ def _pulled(wanted: Tensor, reached: Tensor) -> Tensor:
 
     What follows reshapes and interpolates from fewer places to more: its way back is the mean over the places.
     """
+    if wanted.dim() == 3 and reached.dim() != 3:  # a signal, for what leads to a sequence gives one from its first layer on
+        wanted = wanted[:, :, None]
     if wanted.numel() == reached.numel():
         return wanted.reshape(reached.shape) if wanted.dim() != 4 or reached.dim() != 3 else wanted.flatten(2).mT
     if reached.dim() == 4:

@@ -13,7 +13,7 @@ from pfedhr.reassembly.blocks import Shape
 StitchKind = Literal["light", "full"]
 
 IMAGE_GRID = 8
-"""Side of the grid to which an image is averaged before a linear stitch reads it; a sequence keeps as many places."""
+"""Side of the grid to which an image is averaged before a linear stitch reads it; sequences and signals keep as many places."""
 
 FULL_LIMIT = 20_000_000
 """Weights that one `full` stitch may have; above, it would not fit in memory, and a `light` one takes its place."""
@@ -56,7 +56,7 @@ class Grid(nn.Module):
 
 
 def joinable(source: Shape, target: Shape) -> bool:
-    """Return whether `stitch` joins these: vectors (features,), sequences (tokens, width), maps (channels, height, width)."""
+    """Return whether `stitch` joins these: vectors (features,), sequences (tokens, width), signals, maps; see `stitch`."""
     return all(1 <= len(shape) <= 3 for shape in (source, target))
 
 
@@ -65,13 +65,24 @@ def affordable(source: Shape, target: Shape, kind: StitchKind) -> StitchKind:
     return "full" if kind == "full" and (math.prod(source) + 1) * math.prod(target) <= FULL_LIMIT else "light"
 
 
-def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: bool = False, layers: int = 1) -> nn.Module:
+def stitch(
+    source: Shape,
+    target: Shape,
+    kind: StitchKind = "light",
+    *,
+    image: bool = False,
+    layers: int = 1,
+    from_signal: bool = False,
+    to_signal: bool = False,
+) -> nn.Module:
     """Return a trainable layer from activations of shape `source` to inputs of shape `target`, both without batch.
 
     `full` is the paper's ReLU(W x + b) on everything flattened, W of prod(source) x prod(target); above FULL_LIMIT weights
     `light` takes its place. `light` keeps maps as maps: a 1x1 convolution, pooled before where the map shrinks and
     interpolated after where it grows; so too sequences, by a linear layer on the width. Tokens become a map on a square grid
     where they fill one, but for a class token. `image`: the source is the network's input, so a linear stitch reads more of it.
+    `from_signal`, `to_signal`: the two axes are (channels, length), as a 1d convolution has them: a map one pixel high, whose
+    places are what tokens are to a sequence.
     `layers`: how many linear layers, each with its ReLU; those after the first keep the target's shape, and on maps and
     sequences read each pixel or token by itself.
 
@@ -80,14 +91,23 @@ def stitch(source: Shape, target: Shape, kind: StitchKind = "light", *, image: b
     if not joinable(source, target):
         raise StitchError(
             f"no stitch from activations of shape {source} to inputs of shape {target}: stitches join vectors (features,), "
-            f"sequences (tokens, width) and maps (channels, height, width)"
+            f"sequences (tokens, width), signals (channels, length) and maps (channels, height, width)"
         )
+    before = [nn.Unflatten(2, (1, source[1]))] if from_signal else []
+    after = [nn.Flatten(2)] if to_signal else []
+    source, target = _map_of(source, from_signal), _map_of(target, to_signal)
     if affordable(source, target, kind) == "full":
         linear = nn.Linear(math.prod(source), math.prod(target))
         first = nn.Sequential(nn.Flatten(), linear, nn.ReLU(), nn.Unflatten(1, target))
     else:
-        first = _light(source, target, image)
-    return first.extend([part for _ in range(1, layers) for part in (_same_shape(target), nn.ReLU())])
+        first = _light(source, target, image, from_signal, to_signal)
+    further = [part for _ in range(1, layers) for part in (_same_shape(target), nn.ReLU())]
+    return nn.Sequential(*before, *first, *further, *after)
+
+
+def _map_of(shape: Shape, signal: bool) -> Shape:
+    """Return the shape of a signal as a map one pixel high, any other as it is."""
+    return (shape[0], 1, shape[1]) if signal else shape
 
 
 def _same_shape(shape: Shape) -> nn.Module:
@@ -95,7 +115,7 @@ def _same_shape(shape: Shape) -> nn.Module:
     return nn.Conv2d(shape[0], shape[0], 1) if len(shape) == 3 else nn.Linear(shape[-1], shape[-1])
 
 
-def _light(source: Shape, target: Shape, image: bool) -> nn.Sequential:
+def _light(source: Shape, target: Shape, image: bool, from_signal: bool, to_signal: bool) -> nn.Sequential:
     match len(source), len(target):
         case 3, 3:
             return _map_to_map(source, target)
@@ -103,8 +123,11 @@ def _light(source: Shape, target: Shape, image: bool) -> nn.Sequential:
             return nn.Sequential(Pixels(), *_tokens_to_tokens((source[1] * source[2], source[0]), target))
         case 3, 1:
             side = IMAGE_GRID if image else 1
-            pooled = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten())
-            return nn.Sequential(*pooled, nn.Linear(source[0] * side**2, target[0]), nn.ReLU())
+            places = min(source[2], side**2) if from_signal else side**2
+            pooled = nn.Sequential(nn.AdaptiveAvgPool2d((1, places) if from_signal else side), nn.Flatten())
+            return nn.Sequential(*pooled, nn.Linear(source[0] * places, target[0]), nn.ReLU())
+        case 2, 3 if to_signal:
+            return nn.Sequential(Grid((1, source[0])), *_map_to_map((source[1], 1, source[0]), target))
         case 2, 3:
             return _tokens_to_map(source, target)
         case 2, 2:

@@ -93,6 +93,30 @@ def recurrent(shape: tuple[int, ...], classes: int) -> nn.Module:
     return Recurrent(shape[0], classes)
 
 
+class Masked(nn.Module):
+    """Rows of images as tokens, layers of causal attention that read the same buffers, a linear layer on the mean."""
+
+    def __init__(self, classes: int, persistent: bool = True, layers: int = 3) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(8, 6), nn.Linear(6, classes)
+        self.mixes = nn.ModuleList(nn.Linear(6, 18) for _ in range(layers))
+        later = torch.ones(8, 8).triu(1) > 0
+        self.register_buffer("mask", torch.zeros(8, 8).masked_fill(later, -torch.inf), persistent=persistent)
+        self.register_buffer("places", torch.randn(8, 6, generator=generator(0, "places")), persistent=persistent)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.first(images.flatten(1, 2)) + self.places
+        for mix in self.mixes:
+            query, key, value = mix(tokens + 0.1 * self.places).chunk(3, -1)
+            seen = (query @ key.transpose(1, 2) + self.mask).softmax(-1)
+            tokens = tokens + seen @ value
+        return self.head(tokens.mean(1))
+
+
+def masked(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Masked(classes)
+
+
 class Tied(nn.Module):
     """A network two of whose layers have one weight."""
 
@@ -107,23 +131,6 @@ class Tied(nn.Module):
 
 def tied(shape: tuple[int, ...], classes: int) -> nn.Module:
     return Tied(classes)
-
-
-class Masked(nn.Module):
-    """A network with a mask among its buffers, minus infinity in places."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(64, 16), nn.Linear(16, classes)
-        self.register_buffer("mask", torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1) > 0, -torch.inf))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden = self.body(inputs.flatten(1))
-        return self.head(hidden.relu() * self.mask.softmax(1).flatten())
-
-
-def masked(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return Masked(classes)
 
 
 class Spare(nn.Module):

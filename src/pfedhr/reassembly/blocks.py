@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pfedhr.inference import inference
-from pfedhr.reassembly.cutting import Segment, check_used, extract, has_matrix, is_flatten, parameters, segments, some
+from pfedhr.reassembly.cutting import Segment, changing, check_used, extract, has_matrix, is_flatten, segments, used
 from pfedhr.reassembly.operations import operation, strongest
 from pfedhr.reassembly.signals import signals
 from pfedhr.reassembly.symbolic import DecompositionError, shaped
@@ -61,8 +61,9 @@ def decompose(
     neither and is what `run_chain` adds. Layers of registered classes stay whole. `blocks` names modules that shall each be a
     block of their own, with what lies between them; nothing inside them is looked at. `whole` gives the network as one block.
     The model is left as it was. Checked every time at two batch sizes: the blocks run in order give the model's output bit for
-    bit; their names partition its state_dict, a tensor of several names under one of them. What they run on is noise, for an
-    example may be blank; or the example, if the model cannot take noise, as with the numbers of categories among its features.
+    bit; their names partition its state_dict, a tensor of several names under one of them, a buffer that several blocks read
+    under the first. What they run on is noise, for an example may be blank; or the example, if the model cannot take noise, as
+    with the numbers of categories among its features.
 
     Raises DecompositionError naming the place and the remedies.
     """
@@ -72,12 +73,14 @@ def decompose(
     named = [_named(model, name) for name in blocks or ()]
     found = trace(model, example, [*named, *registered_in(model)])
     cuts = segments(type(model).__name__, found)
-    runs = _merge_shared(_join(cuts, model, named), model)
+    runs = _merge_shared(_join(cuts, model, named), model, found)
     known = signals(model, found.graph)
-    result = tuple(_block(model, found, run, known) for run in runs)
+    result: list[Block] = []
+    for run in runs:
+        result.append(_block(model, found, run, known, {name for block in result for name in block.names}))
     with inference(model, *(block.module for block in result)):
         _verify(model, result, example)
-    return result
+    return tuple(result)
 
 
 def coarsen(blocks: Sequence[Block], most: int) -> tuple[Block, ...]:
@@ -203,22 +206,25 @@ def _begins_block(model: nn.Module, segment: Segment, named: Sequence[nn.Module]
     return any(module is one for module in called for one in named)
 
 
-def _merge_shared(runs: Sequence[list[Segment]], model: nn.Module) -> list[list[Segment]]:
-    """Merge runs that use the same parameter, with all that lies between them."""
+def _merge_shared(runs: Sequence[list[Segment]], model: nn.Module, found: Trace) -> list[list[Segment]]:
+    """Merge runs that use the same tensor, with all that lies between them, but for buffers that are only ever read."""
+    together = changing(model, found)
     merged: list[list[Segment]] = []
     owned: list[set[int]] = []
     for run in runs:
-        mine = {id(value) for segment in run for value in parameters(model, segment.nodes).values()}
+        mine = together & used(model, found, [node for segment in run for node in segment.nodes])
         first = next((at for at, others in enumerate(owned) if others & mine), len(merged))
         merged[first:] = [[segment for part in [*merged[first:], run] for segment in part]]
         owned[first:] = [set().union(mine, *owned[first:])]
     return merged
 
 
-def _block(model: nn.Module, found: Trace, run: Sequence[Segment], known: Collection[fx.Node]) -> Block:
+def _block(
+    model: nn.Module, found: Trace, run: Sequence[Segment], known: Collection[fx.Node], elsewhere: Collection[str]
+) -> Block:
     entering, leaving = run[0].entering, run[-1].leaving
     nodes = [node for segment in run for node in segment.nodes]
-    module = extract(model, found, nodes, entering, leaving)
+    module = extract(model, found, nodes, entering, leaving, elsewhere)
     shapes = tuple(shaped(entering).shape[1:]), tuple(shaped(leaving).shape[1:])
     integers = not shaped(entering).is_floating_point()
     op = operation(model, nodes, shapes[1])
@@ -234,7 +240,7 @@ def _whole(model: nn.Module, example: Tensor) -> Block:
 
 
 def _verify(model: nn.Module, blocks: Sequence[Block], example: Tensor) -> None:
-    """Raise DecompositionError unless the blocks give the model's output at two batch sizes and partition its state_dict."""
+    """Raise DecompositionError unless the blocks give the model's output at two batch sizes and have all of its state_dict."""
     inputs, output = _tried(model, example)
     for batch, whole in ((inputs, output), (inputs[:1], _output(model, inputs[:1]))):
         if not torch.equal(run_chain(blocks, batch.clone()).nan_to_num(), whole.nan_to_num()):
@@ -242,10 +248,4 @@ def _verify(model: nn.Module, blocks: Sequence[Block], example: Tensor) -> None:
                 f"{type(model).__name__} in {len(blocks)} blocks gives another output than whole on a batch of {len(batch)}: "
                 f"something in forward() depends on the batch or on chance. {REMEDIES}"
             )
-    names = [name for block in blocks for name in block.names]
-    check_used(model, names)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DecompositionError(
-            f"{type(model).__name__} uses {some(twice)} in two blocks: each entry of a state_dict must be in one block. "
-            f"{REMEDIES}"
-        )
+    check_used(model, [name for block in blocks for name in block.names])

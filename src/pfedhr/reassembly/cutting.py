@@ -62,8 +62,18 @@ def segments(name: str, trace: Trace) -> list[Segment]:
     return found
 
 
-def extract(model: nn.Module, trace: Trace, nodes: Sequence[fx.Node], entering: fx.Node, leaving: fx.Node) -> fx.GraphModule:
-    """Return a module that computes `leaving` from `entering` by `nodes`, sharing the model's layers under their own names."""
+def extract(
+    model: nn.Module,
+    trace: Trace,
+    nodes: Sequence[fx.Node],
+    entering: fx.Node,
+    leaving: fx.Node,
+    elsewhere: Collection[str],
+) -> fx.GraphModule:
+    """Return a module that computes `leaving` from `entering` by `nodes`, sharing the model's layers under their own names.
+
+    Buffers that it only reads may be in the state_dict of another, `elsewhere`, and are not in its own.
+    """
     graph = fx.Graph()
     copies = {entering: graph.placeholder("entering")}
 
@@ -75,9 +85,9 @@ def extract(model: nn.Module, trace: Trace, nodes: Sequence[fx.Node], entering: 
     for node in nodes:
         copies[node] = graph.node_copy(node, copied)
     graph.output(copies[leaving])
-    own = model.state_dict(keep_vars=True).keys()
+    own = model.state_dict(keep_vars=True).keys() - set(elsewhere)
     targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    parts = {name: Mode() if name == MODE else trace.constants.get(name, _find(model, name)) for name in targets}
+    parts = {name: Mode() if name == MODE else _tensor(model, trace, name) for name in targets}
     module = fx.GraphModule(parts, graph)
     if MODE in targets:
         module.get_submodule(MODE).training = model.training
@@ -106,6 +116,28 @@ def parameters(model: nn.Module, nodes: Sequence[fx.Node]) -> dict[str, nn.Param
             if isinstance(value, nn.Parameter):
                 found[str(attribute.target)] = value
     return found
+
+
+def changing(model: nn.Module, trace: Trace) -> set[int]:
+    """Return the identities of the tensors that may change: parameters, buffers of layers, and those that forward() changes."""
+    buffers = [value for layer in _layers(model, trace.graph.nodes) for value in layer.buffers()]
+    return set(map(id, (*model.parameters(), *buffers, *(_tensor(model, trace, name) for name in trace.written))))
+
+
+def used(model: nn.Module, trace: Trace, nodes: Sequence[fx.Node]) -> set[int]:
+    """Return the identities of the tensors that `nodes` use."""
+    read = {str(one.target) for node in nodes for one in node.all_input_nodes if one.op == "get_attr"}
+    held = [value for layer in _layers(model, nodes) for value in (*layer.parameters(), *layer.buffers())]
+    return set(map(id, (*held, *(_tensor(model, trace, name) for name in read))))
+
+
+def _layers(model: nn.Module, nodes: Iterable[fx.Node]) -> list[nn.Module]:
+    """Return the layers that `nodes` call."""
+    return [model.get_submodule(str(one.target)) for one in nodes if one.op == "call_module" and one.target != MODE]
+
+
+def _tensor(model: nn.Module, trace: Trace, name: str) -> nn.Module | Tensor | None:
+    return trace.constants.get(name, _find(model, name))
 
 
 def has_matrix(model: nn.Module, nodes: Sequence[fx.Node]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,8 +21,12 @@ from pfedhr.seeding import generator
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """A block without weights: `description` names them in the blueprint of its network; the rest is as in `Block`."""
+    """A block without weights: `description` names them in the blueprint of its network; the rest is as in `Block`.
 
+    A buffer that several blocks read is in the description of each and in the `names` of the first.
+    """
+
+    names: tuple[str, ...]
     description: Description
     op: str
     in_shape: Shape
@@ -37,8 +42,8 @@ class BlockPlan:
     def block(self, network: Tensors) -> Block:
         """Return the block with these weights of its network. Raises ParcelError if they are another's."""
         module = rebuild(self.description.blueprint, self.weights(network))
-        names, signals = tuple(self.description.names.values()), (self.takes_signal, self.gives_signal)
-        return Block(names, self.op, self.in_shape, self.out_shape, module, self.integers, *signals)
+        signals = self.takes_signal, self.gives_signal
+        return Block(self.names, self.op, self.in_shape, self.out_shape, module, self.integers, *signals)
 
 
 @functools.lru_cache(maxsize=256)
@@ -47,18 +52,20 @@ def cut(blueprint: Blueprint, most: int = 0) -> tuple[BlockPlan, ...]:
 
     Raises ParcelError for a blueprint that cannot be rebuilt, DecompositionError for a network that cannot be cut.
     """
-    model = rebuild(blueprint, trial_weights(blueprint))
+    weights = trial_weights(blueprint)
+    model = rebuild(blueprint, weights)
+    names = {id(operator.attrgetter(name)(model)): name for name in weights}
     values = input_of(blueprint, 3)
     blocks = decompose(model, values)
     plans: list[BlockPlan] = []
     for block in coarsen(blocks, most) if most else blocks:
         values = flatten_for(block, values)
-        # Joined blocks call their tensors otherwise than the network does, in the same order.
-        own = dict(zip(block.module.state_dict(), block.names, strict=True))
         described = describe(block.module, values)
-        description = replace(described, names={name: own[theirs] for name, theirs in described.names.items()})
+        held = {name: operator.attrgetter(theirs)(block.module) for name, theirs in described.names.items()}
+        description = replace(described, names={name: names[id(value)] for name, value in held.items()})
+        own = tuple(name for name in description.names.values() if all(name not in plan.names for plan in plans))
         signals = block.takes_signal, block.gives_signal
-        plans.append(BlockPlan(description, block.op, block.in_shape, block.out_shape, block.integers, *signals))
+        plans.append(BlockPlan(own, description, block.op, block.in_shape, block.out_shape, block.integers, *signals))
         with inference(block.module):
             values = block.module(values)
     return tuple(plans)

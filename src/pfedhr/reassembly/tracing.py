@@ -6,12 +6,13 @@ import operator
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jaxtyping
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from pfedhr.reassembly.batch_sizes import sizes_may_be_values
@@ -30,10 +31,14 @@ _ALONE = threading.RLock()
 
 @dataclass(frozen=True)
 class Trace:
-    """A network's graph, its nodes' shapes in their `meta`, and the constant tensors that it reads, by its names for them."""
+    """A network's graph, its nodes' shapes in their `meta`, and the constant tensors that it reads, by its names for them.
+
+    `written`: the names of the tensors that it reads by itself, in no layer, and may change.
+    """
 
     graph: fx.Graph
     constants: dict[str, Tensor]
+    written: frozenset[str]
 
 
 def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -> Trace:
@@ -119,13 +124,22 @@ def _trace_modes(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module],
             graph = tracer.trace(model.train().train(training))
         for node in graph.nodes:  # torch.fx marks what a followed leaf function gave, as if it had been a leaf
             node.meta.pop("is_wrapped", None)
-        traced.append(Trace(graph, tracer.constants))
+        traced.append(Trace(graph, tracer.constants, _written(graph)))
     for each in traced:
         _drop_unused_sizes(each.graph)
     merge_modes(traced[0].graph, traced[1].graph)
     write_where_seen(traced[1].graph)
     _take_sizes_where_used(traced[1].graph)
-    return traced[1]
+    return replace(traced[1], written=traced[0].written | traced[1].written)
+
+
+def _written(graph: fx.Graph) -> frozenset[str]:
+    """Return the names of the tensors that a graph reads by itself and changes: views of a tensor count its changes, too."""
+    read = [node for node in graph.nodes if node.op == "get_attr"]
+    norms = [node for node in graph.nodes if node.target in (functional.batch_norm, functional.instance_norm)]
+    # That norms change the statistics that they are given, shapes do not show.
+    changed = [node for node in read if shaped(node)._version or any(norm in node.users for norm in norms)]
+    return frozenset(str(node.target) for node in changed)
 
 
 def _drop_unused_sizes(graph: fx.Graph) -> None:

@@ -18,8 +18,8 @@ from pfedhr.cli import COMMANDS, main
 from pfedhr.cli_studies import BASE, shared_by_all
 from pfedhr.disk import write
 from pfedhr.experiment_file import dump, load_experiment, override
-from pfedhr.launch import stored_experiment
 from pfedhr.run import RunDirectory
+from pfedhr.stored import stored_experiment
 from pfedhr.version import code
 from pfedhr.zoo import ZOO
 

@@ -22,10 +22,11 @@ from pfedhr.experiment import ExperimentError
 from pfedhr.experiment_file import dump, override, parse, parse_foreign
 from pfedhr.flower.errands import Errand, Participant, RollCall, perform, present
 from pfedhr.imports import NotFoundError
-from pfedhr.launch import prepare, stored_experiment
+from pfedhr.launch import prepare
 from pfedhr.methods import find_method, name_of
 from pfedhr.results import read_results
 from pfedhr.run import RunDirectory
+from pfedhr.stored import stored_experiment
 
 OWN = "toy_methods:Damped"
 HOMOGENEOUS = EXPERIMENT.replace('models = ["cnn1", "mlp"]', 'models = ["mlp"]')

@@ -30,10 +30,11 @@ from pfedhr.data import Dataset, Examples
 from pfedhr.disk import LockedError, locked, write
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
-from pfedhr.launch import resume, start, stored_experiment
+from pfedhr.launch import resume, start
 from pfedhr.models import ModelSpec, build
 from pfedhr.processes import Processes
 from pfedhr.run import RunDirectory, RunError
+from pfedhr.stored import stored_experiment
 
 
 def quarters(directory: str) -> Dataset:

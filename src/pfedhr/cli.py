@@ -93,8 +93,9 @@ def run(arguments: list[str]) -> None:
     """Run an experiment, or resume one, and print the table of clients."""
     from rich.console import Console
 
-    from pfedhr.launch import resume, start, stored_experiment
+    from pfedhr.launch import resume, start
     from pfedhr.report.console import ProgressDisplay, better_off, client_table
+    from pfedhr.stored import stored_experiment
 
     engine, arguments = take(arguments, "--engine")
     if engine not in (None, "in-process", "flower"):

@@ -16,15 +16,17 @@ from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.needs import choices, private_training, public_data
 from pfedhr.algorithms.private import weights_of
 from pfedhr.data import build_federation
-from pfedhr.disk import locked
+from pfedhr.disk import locked, write
 from pfedhr.experiment import Experiment
-from pfedhr.experiment_file import dump, parse
+from pfedhr.experiment_file import dump
 from pfedhr.federate import Progress, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.learning import Privacy, Training, epsilon, private_steps
 from pfedhr.models import ModelSpec, build, check_last_batch, check_network
 from pfedhr.parcel import unpack
-from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_experiment, record
+from pfedhr.record import record
+from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower
+from pfedhr.stored import numbers_alone, stored_experiment
 from pfedhr.transport import LOG, Scores, Transport
 
 
@@ -83,15 +85,10 @@ def make_cohort(experiment: Experiment) -> Cohort:
     }
     privacy = experiment.privacy.privacy
     if privacy:
-        privacy = privacy.drawn_for(_settings(experiment), experiment.seed)
+        # For all that makes a run but its method: a client trains by several on the same examples.
+        settings = dump(replace(numbers_alone(experiment), algorithm=Local()))
+        privacy = privacy.drawn_for(settings, experiment.seed)
     return Cohort(federation, networks, experiment.plan.training, privacy, experiment.seed, experiment.torch_device)
-
-
-def _settings(experiment: Experiment) -> str:
-    """Return all that makes a run but its method, and but where and how it is carried out."""
-    plain, data = Experiment(), replace(experiment.data, dir="", hub=False)
-    carried_out = {name: getattr(plain, name) for name in ("name", "device", "workers", "compare_local", "engine")}
-    return dump(replace(experiment, algorithm=Local(), data=data, **carried_out))
 
 
 def prepare(experiment: Experiment) -> Cohort:
@@ -128,11 +125,6 @@ def start(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutc
     return _run(experiment, cohort, path, watch, experiment.workers)
 
 
-def stored_experiment(path: Path) -> Experiment:
-    """Return the experiment of the run in `path`. Raises RunError if there is none."""
-    return parse(read_experiment(path), f"{path}/experiment.toml")
-
-
 def resume(path: Path, watch: Watcher, workers: int | None = None) -> list[ClientOutcome]:
     """Take up the run in `path` where it was left, to the same end as if it had never stopped. Raises RunError.
 
@@ -160,8 +152,11 @@ def run_on(experiment: Experiment, path: Path, watch: Watcher, engine: EngineMak
         if experiment.compare_local and not isinstance(experiment.algorithm, Local):
             below = path / "local"
             reference = replace(experiment, algorithm=Local(), compare_local=False)
-            exists = (below / "experiment.toml").exists()
-            directory = RunDirectory(below) if exists else RunDirectory.create(below, dump(reference))
+            if (below / "experiment.toml").exists():
+                write(below / "experiment.toml", dump(reference).encode())  # the rounds may be more by now
+                directory = RunDirectory(below)
+            else:
+                directory = RunDirectory.create(below, dump(reference))
             ended = _rounds(reference, engine(reference, directory), directory, watch, outcomes)
             alone = {one.client: one.accuracy for one in ended}
             directory.finish(ended)

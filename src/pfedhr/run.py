@@ -4,7 +4,7 @@
     rounds.jsonl               a line a round
     clients.csv                a line a client, at the end
     models/CLIENT.safetensors  every client's network, at the end
-    checkpoint/                where the run stands
+    checkpoint/                where the run stands, and the experiment that it was begun with
 
 A file counts only once it has its final name, which it gets when all of it is on the disk. States are written under new
 names as they come, and `checkpoint/latest.parcel` says which of them belong together: replacing it ends a round.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,11 +26,14 @@ from pfedhr.disk import UNFINISHED, csv_bytes, csv_records, csv_row, write
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Progress, RoundResult
 from pfedhr.parcel import ParcelError, Tensors, pack, unpack
-from pfedhr.statistics import mean_or_none
+from pfedhr.record import record
 from pfedhr.transport import Scores
 
 RUN_NAME = "flower-run"
 """Holds, in the directory of a run whose clients keep their states themselves, what the run is called to them."""
+
+BEGUN = "checkpoint/experiment.toml"
+"""Holds, in a run's directory, the experiment that the run was begun with."""
 
 
 class RunError(PfedhrError):
@@ -80,6 +82,7 @@ class RunDirectory:
         self._checkpoint = self._read_checkpoint()
         self._states = dict(self._checkpoint.states) if self._checkpoint else {}
         self._round = self._checkpoint.round if self._checkpoint else 0
+        self._keep_experiment()
         self._drop_line_of_unfinished_round()
         self._sweep()
 
@@ -115,6 +118,8 @@ class RunDirectory:
 
     def end_round(self, result: RoundResult) -> None:
         """Write the round's line and where the run now stands, then delete the states that it has left behind."""
+        if (self.path / "clients.csv").exists():
+            (self.path / "clients.csv").unlink()  # of an end that is none any more: rounds have been added
         with (self.path / "rounds.jsonl").open("ab") as file:
             file.write(json.dumps(record(result)).encode() + b"\n")
             file.flush()
@@ -158,6 +163,12 @@ class RunDirectory:
             raise _lost(path, "is missing")
         return None
 
+    def _keep_experiment(self) -> None:
+        """Keep what the rounds are of, before the first: experiment.toml may be changed by hand."""
+        path = self.path / BEGUN
+        if self._checkpoint is None and not path.exists():
+            write(path, read_experiment(self.path).encode())
+
     def _drop_line_of_unfinished_round(self) -> None:
         """Drop the line, whole or not, of a round whose end did not reach the checkpoint."""
         path = self.path / "rounds.jsonl"
@@ -170,7 +181,9 @@ class RunDirectory:
 
     def _sweep(self) -> None:
         """Delete the states that the run has left behind, and what a killed process left unfinished."""
-        kept = {"latest.parcel", *self._states.values()} | ({self._checkpoint.server} if self._checkpoint else set())
+        kept = {"latest.parcel", Path(BEGUN).name, *self._states.values()} | (
+            {self._checkpoint.server} if self._checkpoint else set()
+        )
         left = [path for path in self._folder.glob("*") if path.name not in kept]
         left += [*self.path.glob(f"*{UNFINISHED}"), *(self.path / "models").glob(f"*{UNFINISHED}")]
         for path in left:
@@ -193,6 +206,12 @@ def read_experiment(path: Path) -> str:
     if not file.is_file():
         raise RunError(f"{path} holds no experiment.toml, so it is not a run: give the directory that --out named")
     return file.read_text(encoding="utf-8")
+
+
+def read_begun(path: Path) -> str | None:
+    """Return the text of the experiment that the run in `path` was begun with, if it has been kept."""
+    file = path / BEGUN
+    return file.read_text(encoding="utf-8") if file.exists() else None
 
 
 def run_name(path: Path, directory: RunDirectory) -> str:
@@ -223,28 +242,3 @@ def _lines(path: Path) -> list[bytes]:
     file = path / "rounds.jsonl"
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     return [line for line in lines if line.endswith(b"\n")]
-
-
-def record(result: RoundResult) -> dict[str, Any]:
-    """Return the line of rounds.jsonl: accuracy is over all clients, at their last evaluation; `active`: who trained now."""
-    trained = {client: metrics for client, metrics in result.clients.items() if "train_seconds" in metrics}
-    scored = {client: scores.own.accuracy for client, scores in sorted(result.scores.items())}
-    values, active = list(scored.values()), mean_or_none(scored.get(client) for client in sorted(trained))
-    spread = {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "min": min(values)} if values else None
-    accuracy = spread and {**spread, "active": active}
-    return {
-        "round": result.round,
-        "seconds": result.seconds,
-        "server_seconds": result.server_seconds,
-        "train_seconds": sum(metrics["train_seconds"] for metrics in trained.values()),
-        "evaluate_seconds": sum(metrics.get("evaluate_seconds", 0.0) for metrics in result.clients.values()),
-        "bytes_up": result.bytes_up,
-        "bytes_down": result.bytes_down,
-        "active": list(result.active),
-        "refused": dict(result.refused),
-        "evaluated": result.evaluated,
-        "accuracy": accuracy,
-        "declined": [client for client, metrics in trained.items() if metrics.get("declined")],
-        "losses": {client: metrics.get("loss") for client, metrics in trained.items()},
-        **result.server,
-    }

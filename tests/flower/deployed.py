@@ -23,7 +23,8 @@ from pfedhr.federate import federate
 from pfedhr.flower.processes import free_port
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.models import ModelSpec
-from pfedhr.run import read_rounds, record
+from pfedhr.record import record
+from pfedhr.run import read_rounds
 
 EXPERIMENT = """
 name = "deployed"

@@ -16,8 +16,9 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
 from pfedhr.flower.processes import Family, FlowerError, await_answer, free_port
 from pfedhr.flower.simulation import DIRECTORY
-from pfedhr.launch import Watcher, prepare, stored_experiment
+from pfedhr.launch import Watcher, prepare
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_outcomes, read_rounds, run_name
+from pfedhr.stored import stored_experiment
 
 LOG = "flower.log"
 """What Flower's processes say, in the run's directory."""
@@ -88,7 +89,8 @@ def _run(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutco
     run_app(OURS, path, experiment.clients.count, experiment.workers, follow.look)
     if (path / FAILURE).exists():
         raise FlowerError((path / FAILURE).read_text(encoding="utf-8"))
-    if not (path / "clients.csv").exists():
+    ended = (path / "clients.csv").exists() and len(read_rounds(path)) == experiment.plan.rounds  # else of fewer rounds
+    if not ended:
         raise FlowerError(f"the run on Flower ended before its last round: see {path / LOG}, and go on with --resume {path}")
     return read_outcomes(path)
 

@@ -19,8 +19,9 @@ from pfedhr.flower.mailbox import FederationError, Mailbox
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import sequential
-from pfedhr.launch import Engine, last_scores, run_on, spent, stored_experiment
+from pfedhr.launch import Engine, last_scores, run_on, spent
 from pfedhr.run import ClientOutcome, RunDirectory, run_name
+from pfedhr.stored import stored_experiment
 from pfedhr.transport import LOG
 
 CLIENTS = "participants.json"

@@ -32,7 +32,7 @@ def test_gains_are_those_over_learning_alone() -> None:
     assert rows["client01"][-3:] == ["0.600", "0.600", "+0.000"]
     assert rows["client02"][-4:] == ["0.500", "0.760", "-0.260", "0.250"]
     assert rows["mean"] == ["0.675", "0.640", "+0.035", "0.517"]
-    assert rows["worst"] == ["0.500", "0.400", "+0.100", "0.250"]
+    assert rows["worst"] == ["0.500", "0.400", "-0.260", "0.250"]  # the worst gain, not the difference of two worst clients
 
 
 def test_who_is_better_off_is_counted() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -89,44 +90,58 @@ class CellsDisplay:
 
 
 def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
-    """Return the table of a run: a row a client; below, the mean and the worst client of every column."""
-    private = any(one.epsilon is not None for one in outcomes)
-    compared = all(one.alone_accuracy is not None for one in outcomes)
+    """Return the table of a run: a row a client; below, the mean and the worst of every column, whichever client has it."""
+    measures = _measures(outcomes, method)
     table = Table(title=f"{method}: test accuracy after the last round", **LAYOUT)
     for heading in ("client", "model", "classes"):
         table.add_column(heading, no_wrap=True)
-    for heading in (
-        "train",
-        "test",
-        method,
-        *(("alone", "gain") if compared else ()),
-        "teacher",
-        *(("epsilon",) if private else ()),
-    ):
+    for heading in ("train", "test", *(measure.heading for measure in measures)):
         table.add_column(heading, justify="right", no_wrap=True)
-
-    def accuracies(own: float, alone: float | None, teacher: float | None) -> list[str]:
-        beside = [f"{alone:.3f}", f"{own - alone:+.3f}"] if alone is not None else []
-        return [f"{own:.3f}", *beside, "" if teacher is None else f"{teacher:.3f}"]
-
     for one in outcomes:
         classes = " ".join(map(str, one.classes)) if len(one.classes) <= 4 else f"{len(one.classes)} of them"
         cells = [one.client, one.model, classes, str(one.train), str(one.test)]
-        spent = [] if one.epsilon is None else [f"{one.epsilon:.2f}"]
-        table.add_row(*cells, *accuracies(one.accuracy, one.alone_accuracy, one.teacher_accuracy), *spent)
+        table.add_row(*cells, *(measure.told(measure.of(one)) for measure in measures))
     table.add_section()
-    own = [one.accuracy for one in outcomes]
-    alone = [one.alone_accuracy for one in outcomes if one.alone_accuracy is not None]
-    teachers = [one.teacher_accuracy for one in outcomes if one.teacher_accuracy is not None]
     for name, over in (("mean", statistics.fmean), ("worst", min)):
-        cells = accuracies(over(own), over(alone) if compared else None, over(teachers) if teachers else None)
+        cells: list[str] = []
+        for measure in measures:
+            values = [value for one in outcomes if (value := measure.of(one)) is not None]
+            cells.append(measure.told(over(values) if values and measure.heading != "epsilon" else None))
         table.add_row(name, "", "", "", "", *cells)
     return table
 
 
+@dataclass(frozen=True)
+class _Measure:
+    """A column of numbers, None where a client has none."""
+
+    heading: str
+    of: Callable[[ClientOutcome], float | None]
+    form: str = ".3f"
+
+    def told(self, value: float | None) -> str:
+        """Return a number as the column shows it."""
+        return "" if value is None else format(value, self.form)
+
+
+def _measures(outcomes: Sequence[ClientOutcome], method: str) -> list[_Measure]:
+    """Return the columns of what was measured."""
+    measures = [_Measure(method, lambda one: one.accuracy)]
+    if all(one.alone_accuracy is not None for one in outcomes):
+        measures += [_Measure("alone", lambda one: one.alone_accuracy), _Measure("gain", _gain, "+.3f")]
+    measures.append(_Measure("teacher", lambda one: one.teacher_accuracy))
+    if any(one.epsilon is not None for one in outcomes):
+        measures.append(_Measure("epsilon", lambda one: one.epsilon, ".2f"))
+    return measures
+
+
+def _gain(one: ClientOutcome) -> float | None:
+    return None if one.alone_accuracy is None else one.accuracy - one.alone_accuracy
+
+
 def better_off(outcomes: Sequence[ClientOutcome]) -> str:
     """Return in a sentence how many clients are better off than alone, as well off, and worse off; empty if not compared."""
-    gains = [one.accuracy - one.alone_accuracy for one in outcomes if one.alone_accuracy is not None]
+    gains = [gain for one in outcomes if (gain := _gain(one)) is not None]
     if not gains:
         return ""
     better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)

@@ -91,10 +91,8 @@ def _obey(command: str, rest: list[str]) -> None:
 
 def run(arguments: list[str]) -> None:
     """Run an experiment, or resume one, and print the table of clients."""
-    from rich.console import Console
-
     from pfedhr.launch import resume, start
-    from pfedhr.report.console import ProgressDisplay, better_off, client_table
+    from pfedhr.report.console import ProgressDisplay, better_off, client_table, show, table_console
     from pfedhr.stored import stored_experiment
 
     engine, arguments = take(arguments, "--engine")
@@ -115,7 +113,7 @@ def run(arguments: list[str]) -> None:
         experiment = _experiment(arguments)
         path = Path(out) if out else free_folder(experiment.name)
         check_writable(path)
-    console = Console()
+    console = table_console()
     on = f"pfedhr run --resume {path}{' --engine flower' if engine == 'flower' else ''}"
     try:
         with ProgressDisplay(console) as display:
@@ -133,17 +131,16 @@ def run(arguments: list[str]) -> None:
         if error.errno in FULL and (path / "experiment.toml").exists():
             raise PfedhrError(f"{path}: {error.strerror}: make room, then {on}") from error
         raise
-    console.print(client_table(outcomes, experiment.algorithm.name))
+    show(console, client_table(outcomes, experiment.algorithm.name))
     print(*filter(None, [better_off(outcomes)]), f"written to {path}", sep="\n")
 
 
 def inspect(arguments: list[str]) -> None:
     """Print a network's blocks: their types, shapes, parameters and names."""
     import torch
-    from rich.console import Console
 
     from pfedhr.models import ModelSpec
-    from pfedhr.report.console import block_table
+    from pfedhr.report.console import block_table, show, table_console
 
     shape, arguments = take(arguments, "--shape")
     classes, arguments = take(arguments, "--classes")
@@ -151,7 +148,7 @@ def inspect(arguments: list[str]) -> None:
     if len(arguments) != 1:
         raise UsageError("pfedhr inspect takes one MODEL, as in: pfedhr inspect cnn1 --shape 3,32,32 --classes 10")
     spec = ModelSpec(arguments[0], input_shape("--shape", shape or "3,32,32"), count("--classes", classes or "10"))
-    Console().print(block_table(spec, torch.int64 if tokens else torch.float32))
+    show(table_console(), block_table(spec, torch.int64 if tokens else torch.float32))
 
 
 def list_presets(arguments: list[str]) -> None:

@@ -22,7 +22,7 @@ from pfedhr.experiment_file import dump, load_experiment, override, parse
 from pfedhr.imports import NotFoundError
 from pfedhr.methods import find_method
 from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
-from pfedhr.report.console import CellsDisplay
+from pfedhr.report.console import CellsDisplay, table_console
 from pfedhr.report.study import check_kept, read_about, write_rows
 from pfedhr.reproduction import SCALES, TARGETS, beside_sheet, redraw, reproduce
 from pfedhr.results import read_results, told_runs
@@ -181,9 +181,7 @@ def _watched(work: Callable[[CellsDisplay], Result], path: Path) -> Result:
 
 def _show(place: Path) -> None:
     """Print what every setting in `place` gave and cost, and where the rest is."""
-    results, console = read_results(place), Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # where nobody reads along, nothing is gained by breaking lines
+    results, console = read_results(place), table_console()
     about = read_about(place)
     if "target" in about:
         console.print(beside_sheet(TARGETS[about["target"]], about["scale"], results, about["data"]).console())

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+import torch
 from rich.console import Console
+from rich.table import Table
 
-from pfedhr.report.console import better_off, client_table
+from pfedhr.models import ModelSpec
+from pfedhr.report.console import better_off, block_table, client_table, show
 from pfedhr.run import ClientOutcome
 
 ROWS = [(0.9, 0.8, 0.7), (0.6, 0.6, None), (0.5, 0.76, 0.25), (0.7, 0.4, 0.6)]
@@ -38,6 +42,38 @@ def test_gains_are_those_over_learning_alone() -> None:
 def test_who_is_better_off_is_counted() -> None:
     assert better_off(OUTCOMES) == "2 of 4 clients better off than alone, 1 the same, 1 worse off"
     assert better_off(OUTCOMES[2:3]) == "0 of 1 clients better off than alone, 0 the same, 1 worse off"
+
+
+def shown(table: Table, width: int) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        show(console, table)
+    return captured.get()
+
+
+@pytest.mark.parametrize("width", [80, 30])
+def test_numbers_and_clients_are_whole_on_a_narrow_console(width: int) -> None:
+    own = [replace(one, model="my_package.networks:convolutional_and_wide", epsilon=3.14159) for one in OUTCOMES]
+    own[0] = replace(own[0], client="hospital-of-the-holy-spirit.ward-3")
+    wide, narrow = (shown(client_table(own, "local-public"), columns) for columns in (200, width))
+    lost = {word for word in wide.split() if not word.startswith(("my_package", "─"))} - set(narrow.split())
+    assert not lost
+    assert "…" not in narrow
+    starts = [line.find("my_p") for line in narrow.splitlines() if "my_p" in line]
+    folded = "".join(line[starts[0] :].split(" ")[0] for line in narrow.splitlines()[5:])
+    assert "my_package.networks:convolutional_and_wide" in folded
+
+
+def test_a_table_is_as_narrow_as_its_cells() -> None:
+    row = " client00  mlp    0 1         20     5  0.900  0.800  +0.100    0.700 \n"
+    assert row in shown(client_table(OUTCOMES, "fedmd"), 80)
+
+
+def test_names_of_blocks_are_whole_on_a_narrow_console() -> None:
+    printed = shown(block_table(ModelSpec("vit", (3, 30, 30), 10), torch.float32), 80)
+    assert "…" not in printed
+    whole = shown(block_table(ModelSpec("vit", (3, 30, 30), 10), torch.float32), 500)
+    assert "".join(printed.split()).count("weight") == whole.count("weight")
 
 
 def test_without_learning_alone_nothing_is_compared() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,6 +22,40 @@ from pfedhr.study import Cell
 
 # Narrow enough for the table of clients to fit 80 columns.
 LAYOUT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0), "title_justify": "left"}
+
+NARROWEST = 12
+"""Characters that are left to a column that folds."""
+
+
+def table_console() -> Console:
+    """Return the console that tables are printed on: where nobody reads along, nothing is gained by breaking lines."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def show(console: Console, table: Table) -> None:
+    """Print a table, beyond the console's edge rather than without what there is no room for."""
+    folding = [column for column in table.columns if column.overflow == "fold"]
+    for column in folding:
+        column.max_width = NARROWEST
+    needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    if needed <= console.width:
+        for column in folding:
+            column.max_width = None
+    else:
+        table.width = needed
+    console.print(table, crop=False)
+
+
+def _fold(table: Table, heading: str) -> Table:
+    """Return the table, now such that only the column of this heading gives way where the console is too narrow."""
+    for column in table.columns:
+        widest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        if column.header == heading:
+            column.overflow, column.min_width = "fold", min(widest, NARROWEST)
+        else:
+            column.no_wrap, column.min_width = True, widest
+    return table
 
 
 class ProgressDisplay:
@@ -94,9 +129,9 @@ def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
     measures = _measures(outcomes, method)
     table = Table(title=f"{method}: test accuracy after the last round", **LAYOUT)
     for heading in ("client", "model", "classes"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading)
     for heading in ("train", "test", *(measure.heading for measure in measures)):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for one in outcomes:
         classes = " ".join(map(str, one.classes)) if len(one.classes) <= 4 else f"{len(one.classes)} of them"
         cells = [one.client, one.model, classes, str(one.train), str(one.test)]
@@ -108,7 +143,7 @@ def client_table(outcomes: Sequence[ClientOutcome], method: str) -> Table:
             values = [value for one in outcomes if (value := measure.of(one)) is not None]
             cells.append(measure.told(over(values) if values and measure.heading != "epsilon" else None))
         table.add_row(name, "", "", "", "", *cells)
-    return table
+    return _fold(table, "model")
 
 
 @dataclass(frozen=True)
@@ -148,6 +183,9 @@ def better_off(outcomes: Sequence[ClientOutcome]) -> str:
     return f"{better} of {len(gains)} clients better off than alone, {len(gains) - better - worse} the same, {worse} worse off"
 
 
+NAMES = "names in the state_dict"
+
+
 def block_table(spec: ModelSpec, dtype: torch.dtype) -> Table:
     """Return the table of a network's blocks on inputs of type `dtype`. Raises ModelError or DecompositionError."""
     example = torch.zeros(2, *spec.shape, dtype=dtype)
@@ -157,9 +195,9 @@ def block_table(spec: ModelSpec, dtype: torch.dtype) -> Table:
     title = f"{spec.factory} on inputs of shape {spec.shape}: {len(blocks)} blocks, {total:,} parameters"
     table = Table(title=title, **LAYOUT)
     for heading in ("block", "type", "in", "out", "parameters"):
-        table.add_column(heading, justify="right" if heading == "parameters" else "left", no_wrap=True)
-    table.add_column("names in the state_dict")
+        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+    table.add_column(NAMES)
     for number, block in enumerate(blocks, start=1):
         shapes = (" x ".join(map(str, shape)) for shape in (block.in_shape, block.out_shape))
         table.add_row(str(number), block.op, *shapes, f"{block.parameters:,}", " ".join(block.names))
-    return table
+    return _fold(table, NAMES)

@@ -155,6 +155,22 @@ def test_what_failed_is_told_beside_the_tables_of_the_rest(tmp_path: Path, capsy
     assert "missing" in (out / "tables.md").read_text()
 
 
+def test_seeds_are_told_where_methods_differ_in_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "toy.toml", tmp_path / "study"
+    file.write_text(EXPERIMENT)
+    main(["compare", str(file), "--algorithms", "local-public", "--seeds", "0,1,2", "--out", str(out), "--plan.rounds", "1"])
+    assert "method  " in capsys.readouterr().out
+    cells, clients = ((out / name).read_text().splitlines() for name in ("cells.csv", "clients.csv"))
+    for name, lines in (("cells.csv", cells), ("clients.csv", clients)):
+        kept = [line for line in lines if not line.startswith("toy,local-public,1,")]
+        assert len(kept) < len(lines)
+        (out / name).write_text("\n".join(kept) + "\n")
+    main(["report", str(out)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[1] for row in rows if row[:1] == ["method"]] == ["seeds"] * 2
+    assert [row[1] for row in rows if row[:1] in (["local"], ["local-public"])] == ["0-2", "0,2"] * 2
+
+
 @pytest.mark.parametrize("command", ["compare", "reproduce", "report", "inspect", "presets"])
 def test_help_is_no_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([command, "--help"])

@@ -217,6 +217,20 @@ def test_published_numbers_stand_beside_ours(figure6: Path) -> None:
     assert all("±" in row[3] and "±" in row[5] for row in sheet.rows)
 
 
+def test_seeds_stand_beside_ours_where_they_differ(figure6: Path) -> None:
+    results = read_results(figure6)
+    assert not any("seeds" in heading for heading in beside_sheet(TARGETS["figure6"], "small", results, "svhn").headings)
+    lost = results.cells[0]
+    one = [row for row in results.cells if (row.setting, row.method) == (lost.setting, lost.method)]
+    fewer = Results(tuple(row for row in results.cells if row != lost), results.clients)
+    sheet = beside_sheet(TARGETS["figure6"], "small", fewer, "svhn")
+    assert list(sheet.headings[3:6]) == ["IID, ours", "IID, seeds", "IID, published"]
+    told = [row[4] for row in sheet.rows] + [row[7] for row in sheet.rows]
+    assert len(one) == 2
+    assert sorted(set(told)) == ["0,1", "1"]
+    assert told.count("1") == 1
+
+
 def test_figure7_draws_what_one_client_was_given(tmp_path: Path) -> None:
     place = run("figure7", tmp_path, [0])
     drawn = json.loads((place / "teachers.json").read_text())

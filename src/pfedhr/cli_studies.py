@@ -21,7 +21,7 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, load_experiment, override, parse
 from pfedhr.imports import NotFoundError
 from pfedhr.methods import find_method
-from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
+from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows, seeds_of, told_seeds
 from pfedhr.report.console import CellsDisplay, table_console
 from pfedhr.report.study import check_kept, read_about, write_rows
 from pfedhr.reproduction import SCALES, TARGETS, beside_sheet, redraw, reproduce
@@ -186,10 +186,12 @@ def _show(place: Path) -> None:
     if "target" in about:
         console.print(beside_sheet(TARGETS[about["target"]], about["scale"], results, about["data"]).console())
     for setting in results.settings:
-        rows = method_rows(results.of(setting))
+        held = results.of(setting)
+        rows, seeds = method_rows(held), seeds_of(held)
+        told = [told_seeds(each) if len(set(seeds)) > 1 else "" for each in seeds]  # means over unlike seeds are not alike
         for columns, what in ((GAINS, "accuracy in %, differences in points [95 %]"), (COSTS, "a client and round; a round")):
             sheet = comparison_sheet(rows, f"{setting}: {what}").only(*columns)
-            console.print(sheet.filled().console())
+            console.print(sheet.with_second("seeds", told).filled().console())
     seeds = len({row.seed for row in results.cells})
     print(f"[95 %]: with few seeds ({seeds} here) it is too narrow where seeds differ as much as clients do")
     print(f"written to {place}")

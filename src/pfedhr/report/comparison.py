@@ -55,6 +55,18 @@ def method_rows(results: Results) -> list[MethodRow]:
     return [_method_row(method, results, alone, reference) for method in results.methods]
 
 
+def seeds_of(results: Results) -> list[tuple[int, ...]]:
+    """Return the seeds of every method of a single setting, in the order of its methods."""
+    return [tuple(sorted(row.seed for row in results.cells if row.method == method)) for method in results.methods]
+
+
+def told_seeds(seeds: tuple[int, ...]) -> str:
+    """Return seeds as a table shows them: 0-4 or 0,2,3."""
+    if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ",".join(map(str, seeds))
+
+
 Accuracies = Mapping[int, Mapping[str, float]]
 """By seed and client."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pfedhr.report.comparison import mean_and_spread, method_rows
+from pfedhr.report.comparison import mean_and_spread, method_rows, seeds_of, told_seeds
 from pfedhr.report.sheet import Sheet
 from pfedhr.reproduction.published import published_beside
 from pfedhr.reproduction.targets import Conditions, Target
@@ -18,20 +18,25 @@ def heading(setting: str) -> str:
 
 
 def beside_sheet(target: Target, scale: str, results: Results, data: str) -> Sheet:
-    """Return a row a method, public data and value of the axis: ours, ± over seeds, and what is published, by partition."""
-    found: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {}
+    """Return a row a method, public data and value of the axis: ours, ± over seeds, and what is published, by partition.
+
+    The seeds are told where they are not the same in all rows.
+    """
+    found: dict[tuple[str, str, str], dict[str, tuple[str, str, str]]] = {}
+    alike = len({seeds for setting in results.settings for seeds in seeds_of(results.of(setting))}) < 2
     for setting in results.settings:
-        at = Conditions.parse(setting)
-        for row in method_rows(results.of(setting)):
+        at, held = Conditions.parse(setting), results.of(setting)
+        for row, seeds in zip(method_rows(held), seeds_of(held), strict=True):
             there = published_beside(target.name, setting, row.method, data)
-            cells = (mean_and_spread(row.mean, row.spread), "" if there is None else str(there))
-            found.setdefault((at.public, at.value, row.method), {})[at.partition] = cells
+            ours = (mean_and_spread(row.mean, row.spread), "" if alike else told_seeds(seeds))
+            found.setdefault((at.public, at.value, row.method), {})[at.partition] = (*ours, "" if there is None else str(there))
     partitions = [partition for partition in HEADS if any(partition in ours for ours in found.values())]
     rows = [
-        [*place, *(cell for partition in partitions for cell in ours.get(partition, ("", "")))] for place, ours in found.items()
+        [*place, *(cell for partition in partitions for cell in ours.get(partition, ("", "", "")))]
+        for place, ours in found.items()
     ]
     headings = ["public", target.axis or "value", "method"]
-    headings += [f"{HEADS[partition]}, {whose}" for partition in partitions for whose in ("ours", "published")]
+    headings += [f"{HEADS[partition]}, {whose}" for partition in partitions for whose in ("ours", "seeds", "published")]
     others = "other splits" if scale == "paper" else "other splits and the whole protocol"
     title = f"{target.title}, {data}: mean accuracy in percent; the published numbers are of {others}"
     return Sheet(title, headings, rows).filled()

@@ -217,6 +217,13 @@ def test_published_numbers_stand_beside_ours(figure6: Path) -> None:
     assert all("±" in row[3] and "±" in row[5] for row in sheet.rows)
 
 
+def test_a_title_speaks_of_published_numbers_where_there_are_any(figure6: Path) -> None:
+    results = read_results(figure6)
+    there, none = (beside_sheet(TARGETS["figure6"], "paper", results, data).title for data in ("svhn", "mnist"))
+    assert there.endswith("mean accuracy in percent; the published numbers are of other splits")
+    assert none.endswith("mean accuracy in percent")
+
+
 def test_seeds_stand_beside_ours_where_they_differ(figure6: Path) -> None:
     results = read_results(figure6)
     assert not any("seeds" in heading for heading in beside_sheet(TARGETS["figure6"], "small", results, "svhn").headings)

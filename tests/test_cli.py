@@ -56,6 +56,29 @@ def test_another_method_brings_its_own_fields(tmp_path: Path, capsys: pytest.Cap
     assert "alone" not in capsys.readouterr().out
 
 
+def test_the_home_directory_is_found_where_the_shell_leaves_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for path in (home, here):
+        path.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    (home / "toy.toml").write_text(EXPERIMENT)
+    brief = ["--plan.rounds", "1", "--algorithm.name", "local"]
+    main(["run", "~/toy.toml", "--out=~/run", *brief])
+    main(["run", "--resume=~/run"])
+    main(["compare", "~/toy.toml", "--algorithms", "local-public", "--seeds", "0", "--out=~/study", "--plan.rounds", "1"])
+    main(["report", "~/study"])
+    main(["flower", "new", "~/app"])
+    assert sorted(path.name for path in home.iterdir()) == ["app", "run", "study", "toy.toml"]
+    assert list(here.iterdir()) == []
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["run", "demo", "--out=~nobody-of-this-name/x"])
+    assert "~nobody-of-this-name/x: there is no home directory" in capsys.readouterr().err
+
+
 def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "toy.toml", tmp_path / "study"
     file.write_text(EXPERIMENT)

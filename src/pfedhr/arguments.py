@@ -7,6 +7,7 @@ import math
 import tempfile
 from pathlib import Path
 
+from pfedhr.disk import named_path
 from pfedhr.errors import PfedhrError
 
 LARGEST_INPUT = 2**28
@@ -75,7 +76,7 @@ def folder(value: str | None, otherwise: str) -> Path:
 
     Raises UsageError if anything else is there, or if nothing can be written there.
     """
-    path = Path(value or otherwise)
+    path = named_path(value or otherwise)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out {path}: that is a file; name a folder")
     study = (path / "cells").is_dir() or any(path.glob("cells.csv")) or any(path.glob("*/*/cells.csv"))  # its runs may be gone

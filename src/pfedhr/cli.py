@@ -7,10 +7,10 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pfedhr.arguments import UsageError, check_writable, count, free_folder, input_shape, take
+from pfedhr.disk import named_path
 from pfedhr.errors import PfedhrError
 
 if TYPE_CHECKING:
@@ -108,10 +108,11 @@ def run(arguments: list[str]) -> None:
         if given and engine == "flower":
             raise UsageError("--workers is for runs in-process: on Flower a run goes on with the number that it began with")
         workers = count("--workers", given) if given else None
-        path, experiment = Path(stopped), stored_experiment(Path(stopped))
+        path = named_path(stopped)
+        experiment = stored_experiment(path)
     else:
         experiment = _experiment(arguments)
-        path = Path(out) if out else free_folder(experiment.name)
+        path = named_path(out) if out else free_folder(experiment.name)
         check_writable(path)
     console = table_console()
     on = f"pfedhr run --resume {path}{' --engine flower' if engine == 'flower' else ''}"
@@ -188,7 +189,7 @@ def flower(arguments: list[str]) -> None:
 
     if len(arguments) != 2 or arguments[0] != "new":
         raise UsageError("pfedhr flower takes: new DIR")
-    for path in new_app(Path(arguments[1])):
+    for path in new_app(named_path(arguments[1])):
         print(path)
 
 

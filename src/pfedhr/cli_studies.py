@@ -15,7 +15,7 @@ from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.local import Local
 from pfedhr.arguments import UsageError, count, folder, numbers, take, words
-from pfedhr.disk import write
+from pfedhr.disk import named_path, write
 from pfedhr.errors import PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, load_experiment, override, parse
@@ -164,7 +164,7 @@ def report(arguments: list[str]) -> None:
     """Write the tables and figures of a study again from its rows."""
     if not arguments or any(word.startswith("-") for word in arguments):
         raise UsageError("pfedhr report takes folders that `pfedhr compare` or `pfedhr reproduce` has written")
-    for place in map(Path, arguments):
+    for place in map(named_path, arguments):
         redraw(place)
         _show(place)
 

@@ -20,6 +20,14 @@ UNFINISHED = ".unfinished"
 """Ends the names of files that are being written. What a killed process leaves of them counts for nothing."""
 
 
+def named_path(word: str) -> Path:
+    """Return the path that a user's word names, ~ understood: a shell leaves it as it is in --out=~/x. Raises PfedhrError."""
+    try:
+        return Path(word).expanduser()
+    except RuntimeError as error:
+        raise PfedhrError(f"{word}: there is no home directory of that name; write ./{word} for a folder called so") from error
+
+
 def write(path: Path, content: bytes) -> None:
     """Give `path` this content: all of it, or, if the process ends before, none."""
     path.parent.mkdir(parents=True, exist_ok=True)

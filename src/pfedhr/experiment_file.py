@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pfedhr.algorithm import QUIET, Algorithm
 from pfedhr.data import reads_files
+from pfedhr.disk import named_path
 from pfedhr.errors import nearest
 from pfedhr.experiment import Experiment, ExperimentError
 from pfedhr.imports import NotFoundError, check_loaded
@@ -31,7 +32,7 @@ def load_experiment(name: str) -> Experiment:
     known = presets()
     if name in known:
         return parse(known[name], f"preset {name}")
-    path = Path(name)
+    path = named_path(name)
     if path.is_file():
         return parse(read(path), name)
     raise ExperimentError(f"there is no preset and no file {name!r}: {nearest(name, known)}presets are {', '.join(known)}")

@@ -248,7 +248,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(words: list[str]) -> None:
 def test_a_full_disk_in_a_round_tells_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, out = tmp_path / "toy.toml", tmp_path / "run"
+    file, out = tmp_path / "toy.toml", tmp_path / "my run"
     file.write_text(EXPERIMENT)
     command = ["run", str(file), "--out", str(out), "--plan.rounds", "1", "--compare-local", "false"]
 
@@ -260,10 +260,13 @@ def test_a_full_disk_in_a_round_tells_how_to_go_on(
         with pytest.raises(SystemExit) as ended:
             main(command)
     assert ended.value.code == 2
-    told = f"pfedhr: {out}: No space left on device: make room, then pfedhr run --resume {out}\n"
+    told = f"pfedhr: {out}: No space left on device: make room, then pfedhr run --resume '{out}'\n"
     assert capsys.readouterr().err == told
     main(["run", "--resume", str(out)])
     assert f"written to {out}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(command)
+    assert f"`pfedhr run --resume '{out}'`" in capsys.readouterr().err
 
 
 def test_every_field_of_an_experiment_is_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,6 +314,8 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["run", "demo", "--algorithm.preset", "paper", "--algorithm.groups", "99"], ["algorithm.groups = 99", "blocks only"]),
         (["run", "demo", "--data.name", "mnist", "--data.dir", "/nowhere"], ["/nowhere", "train-images-idx3-ubyte"]),
         (["run", "demo", "--data.name", "emnist"], ["emnist", "mnist"]),
+        (["run", "demo", "--name", ".."], ["name = '..'", "a word without a slash"]),
+        (["run", "demo", "--name", "."], ["name = '.'"]),
         (["run", "--resume", "/nowhere"], ["/nowhere", "not a run"]),
         (["run", "--resume", "/nowhere", "--plan.rounds", "3"], ["--resume", "goes on as it began"]),
         (["run", "--resume", "/nowhere", "--workers", "many"], ["--workers many", "a whole number from 1"]),

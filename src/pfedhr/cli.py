@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -115,7 +116,7 @@ def run(arguments: list[str]) -> None:
         path = named_path(out) if out else free_folder(experiment.name)
         check_writable(path)
     console = table_console()
-    on = f"pfedhr run --resume {path}{' --engine flower' if engine == 'flower' else ''}"
+    on = shlex.join(["pfedhr", "run", "--resume", str(path), *(["--engine", "flower"] if engine == "flower" else [])])
     try:
         with ProgressDisplay(console) as display:
             if engine == "flower":

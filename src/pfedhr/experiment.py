@@ -141,7 +141,8 @@ class Experiment:
     engine: EngineOptions = field(default_factory=EngineOptions, metadata={QUIET: True})
 
     def __post_init__(self) -> None:
-        _require(bool(self.name) and "/" not in self.name, "name", self.name, "a word without a slash")
+        # Its directory is runs/NAME, which the two dots would lead out of.
+        _require(self.name not in ("", ".", "..") and "/" not in self.name, "name", self.name, "a word without a slash")
         _require(self.workers >= 1, "workers", self.workers, "1 or more")
         devices = ("auto", "cpu", "cuda")
         _require(self.device in devices, "device", self.device, f"one of {', '.join(devices)}")

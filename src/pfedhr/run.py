@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -197,7 +198,8 @@ def _lost(path: Path, how: str) -> RunError:
 def check_free(path: Path) -> None:
     """Raise RunError if there is anything in `path` that a new run there would mix with."""
     if path.exists() and (not path.is_dir() or any(entry.name != f"experiment.toml{UNFINISHED}" for entry in path.iterdir())):
-        raise RunError(f"{path} is not empty: choose another --out, or go on with it by `pfedhr run --resume {path}`")
+        on = f"pfedhr run --resume {shlex.quote(str(path))}"
+        raise RunError(f"{path} is not empty: choose another --out, or go on with it by `{on}`")
 
 
 def read_experiment(path: Path) -> str:

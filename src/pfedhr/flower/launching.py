@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -91,7 +92,8 @@ def _run(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutco
         raise FlowerError((path / FAILURE).read_text(encoding="utf-8"))
     ended = (path / "clients.csv").exists() and len(read_rounds(path)) == experiment.plan.rounds  # else of fewer rounds
     if not ended:
-        raise FlowerError(f"the run on Flower ended before its last round: see {path / LOG}, and go on with --resume {path}")
+        on = f"pfedhr run --resume {shlex.quote(str(path))} --engine flower"
+        raise FlowerError(f"the run on Flower ended before its last round: see {path / LOG}, and go on with: {on}")
     return read_outcomes(path)
 
 

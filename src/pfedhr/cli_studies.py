@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 def compare(arguments: list[str]) -> None:
     """Run several methods on one experiment under several seeds, and print their table."""
-    command = shlex.join(["pfedhr", "compare", *_private(arguments)])
+    given = arguments
     names, arguments = take(arguments, "--algorithms")
     seeds, arguments = take(arguments, "--seeds")
     out, arguments = take(arguments, "--out")
@@ -52,6 +52,7 @@ def compare(arguments: list[str]) -> None:
             "pfedhr compare takes a preset or a file, and methods, as in: pfedhr compare two-classes --algorithms fedmd,pfedhr"
         )
     name, *settings = arguments
+    command = shlex.join(["pfedhr", "compare", *_private(given, name)])
     experiment, methods = _methods(load_experiment(name), words("--algorithms", names), settings)
     path = folder(out, f"runs/compare-{experiment.name}")
     base = shared_by_all(experiment, path)
@@ -207,9 +208,10 @@ def _tell(failed: Mapping[str, str]) -> None:
         )
 
 
-def _private(arguments: Sequence[str]) -> list[str]:
-    """Return the words of the command without the folders of the one who gave it."""
+def _private(arguments: Sequence[str], name: str) -> list[str]:
+    """Return the words of the command without the folders of the one who gave it; `name`: that of the experiment."""
     kept = list(arguments)
+    kept[kept.index(name)] = Path(name).name
     for option in ("--data.dir", "--out"):
         value, rest = take(kept, option)
         kept = kept if value is None else [*rest, option, "DIR"]

@@ -361,6 +361,18 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["compare", "demo", "--algorithms", "fedmd", "--seeds="], ["--seeds needs a value"]),
         (["compare", "demo", "--algorithms", "fedmd", "--seed", "7"], ["--seed", "give --seeds"]),
         (["compare", "demo", "--algorithms", "fedmd", "--compare-local=true"], ["--compare-local", "local is always there"]),
+        (["run", "demo", "--plan.rounds", "3", "--plan.rounds=4"], ["--plan.rounds is given twice"]),
+        (["run", "demo", "--plan.batch-size", "3", "--plan.batch_size", "4"], ["--plan.batch_size is given twice"]),
+        (
+            ["compare", "demo", "--algorithms", "fedmd", "--plan.rounds", "3", "--plan.rounds", "4"],
+            ["--plan.rounds is given twice"],
+        ),
+        (
+            ["compare", "demo", "--algorithms", "pfedhr", "--pfedhr.groups", "3", "--pfedhr.groups", "4"],
+            ["--pfedhr.groups is given twice"],
+        ),
+        (["compare", "demo", "--algorithms", "fedmd", "--algorithm.name", "fedavg"], ["methods are named by --algorithms"]),
+        (["compare", "demo", "--algorithms", "fedmd", "--fedmd.name=fedavg"], ["methods are named by --algorithms"]),
         (["compare", "demo", "--algorithms", "fedmd", "--algorithm.groups", "3"], ["which method", "--fedmd.groups"]),
         (
             ["compare", "demo", "--algorithms", "fedmd", "--public.share", "0"],

@@ -85,6 +85,8 @@ def _methods(experiment: Experiment, names: Sequence[str], settings: Sequence[st
             field = word.partition("=")[0].replace("-", "_").replace("__", "--", 1)
             if dot and prefix in ALGORITHMS and prefix not in own:
                 raise UsageError(f"{word}: {prefix} is not in --algorithms, which has {', '.join(own)}")
+            if rest.partition("=")[0] == "name" and prefix in {"algorithm", *own}:
+                raise UsageError(f"{word}: methods are named by --algorithms, as in --algorithms fedmd,pfedhr")
             if prefix == "algorithm":
                 raise UsageError(f"{word}: say which method it is for, as in --{list(own)[-1]}.{rest}")
             if field in ELSEWHERE:

@@ -82,7 +82,11 @@ def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
     """
     table = tomllib.loads(dump(experiment))
     place = "the command line"
-    options = dict(_options(words))
+    options: dict[str, list[str]] = {}
+    for name, values in _options(words):
+        if name in options:
+            raise ExperimentError(f"--{name} is given twice in {place}: leave one out")
+        options[name] = values
     if (method := options.get("algorithm.name", [])) and method != [name_of(type(experiment.algorithm))]:
         table["algorithm"] = {"name": method[0]}
     if preset := options.pop("algorithm.preset", []):

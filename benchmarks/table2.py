@@ -16,6 +16,9 @@ from pfedhr.study import Cell, cells_of, run_cells
 class Silent:
     """Watches a study, and says nothing."""
 
+    def checked(self, cells: int, done: int) -> None:
+        """Do nothing."""
+
     def begin(self, cells: int, done: int) -> None:
         """Do nothing."""
 

@@ -112,7 +112,7 @@ def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: p
     assert "pfedhr compare toy.toml --algorithms fedmd,pfedhr" in about
     assert str(tmp_path) not in about
     with pytest.raises(SystemExit):
-        main([*command[:-4], "--plan.rounds", "1"])
+        main([*command[:-5], "--plan.rounds", "1"])
     assert "the comparison there is of another experiment" in capsys.readouterr().err
     main(command)
     again, progress = capsys.readouterr()
@@ -178,6 +178,19 @@ def test_what_failed_is_told_beside_the_tables_of_the_rest(tmp_path: Path, capsy
     assert "runs that failed: 1; tables are of the others" in errors
     assert "the loss is" in errors
     assert "missing" in (out / "tables.md").read_text()
+
+
+def test_a_study_that_has_not_ended_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cells").mkdir()
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path)])
+    assert "the study there has not ended: give the same command again" in capsys.readouterr().err
+    below = tmp_path / "table2-small" / "mnist"
+    below.mkdir(parents=True)
+    (below / "about.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path)])
+    assert f"several studies: give folders such as {below}" in capsys.readouterr().err
 
 
 def test_seeds_are_told_where_methods_differ_in_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

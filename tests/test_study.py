@@ -40,8 +40,13 @@ class Told:
     """Keeps what it is told."""
 
     def __init__(self) -> None:
+        self.checks: list[tuple[int, int]] = []
         self.began: tuple[int, int] | None = None
         self.ended: dict[str, str] = {}
+
+    def checked(self, cells: int, done: int) -> None:
+        assert self.began is None
+        self.checks.append((cells, done))
 
     def begin(self, cells: int, done: int) -> None:
         self.began = (cells, done)
@@ -110,7 +115,7 @@ def test_a_finished_cell_is_never_run_twice(cells: list[Cell], store: Path) -> N
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
     told = Told()
     run_cells(cells, store, 1, told)
-    assert (told.began, told.ended) == ((4, 4), {})
+    assert (told.checks, told.began, told.ended) == ([], (4, 4), {})
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
 
 
@@ -160,6 +165,7 @@ def test_of_a_finished_cell_states_are_not_kept(cells: list[Cell], store: Path) 
 def test_two_at_a_time_give_the_same_rows(cells: list[Cell], store: Path, tmp_path: Path) -> None:
     told = Told()
     assert run_cells(cells, tmp_path, 2, told) == {}
+    assert told.checks == [(4, done) for done in range(5)]
     assert told.ended == {cell.folder: "" for cell in cells}
     assert timeless(collect(cells, tmp_path)) == timeless(collect(cells, store))
 

@@ -73,6 +73,10 @@ def without_place(experiment: Experiment) -> Experiment:
 class CellWatcher(Protocol):
     """Told of what becomes of cells."""
 
+    def checked(self, cells: int, done: int) -> None:
+        """`done` of the `cells` runs that are to come have been found in order; told before the first as well."""
+        ...
+
     def begin(self, cells: int, done: int) -> None:
         """`done` of `cells` runs are there already."""
         ...
@@ -112,8 +116,12 @@ def run_cells(
     process is at work in `store`.
     """
     unique = {cell.folder: cell for cell in cells}
-    for cell in _unfinished(unique, store, told):
+    ahead = _unfinished(unique, store, told)
+    for done, cell in enumerate(ahead):
+        watch.checked(len(ahead), done)
         prepare(cell.experiment)
+    if ahead:
+        watch.checked(len(ahead), len(ahead))
     store.mkdir(parents=True, exist_ok=True)
     with locked(store):
         left = _unfinished(unique, store, told)  # others may have come to their ends while these were checked

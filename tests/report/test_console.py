@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pfedhr.models import ModelSpec
-from pfedhr.report.console import better_off, block_table, client_table, show
+from pfedhr.report.console import CellsDisplay, better_off, block_table, client_table, show
 from pfedhr.run import ClientOutcome
 
 ROWS = [(0.9, 0.8, 0.7), (0.6, 0.6, None), (0.5, 0.76, 0.25), (0.7, 0.4, 0.6)]
@@ -82,6 +82,19 @@ def test_without_learning_alone_nothing_is_compared() -> None:
     rows = printed(outcomes)
     assert rows["client"][-2:] == ["fedmd", "teacher"]
     assert rows["client00"][-2:] == ["0.900", "0.700"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_study_says_that_it_checks_before_it_begins(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pfedhr.report.console.PATIENCE", 0.0)
+    console = Console(width=80, color_system=None, force_terminal=terminal)
+    with console.capture() as captured, CellsDisplay(console) as display:
+        for done in range(4):
+            display.checked(3, done)
+        display.begin(5, 2)
+    told = captured.get()
+    assert ("checked before any begins" if terminal else "checked 0 of 3 runs; none begins before all are\n") in told
+    assert terminal or len(told.splitlines()) == 1
 
 
 def test_epsilon_is_told_where_it_was_spent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,6 +24,8 @@ from pfedhr.study import Cell
 # Narrow enough for the table of clients to fit 80 columns.
 LAYOUT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0), "title_justify": "left"}
 
+PATIENCE = 10.0
+"""Seconds that nothing is said for while runs are checked, where the console is no terminal."""
 NARROWEST = 12
 """Characters that are left to a column that folds."""
 
@@ -99,6 +102,8 @@ class CellsDisplay:
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("runs  {task.description}"), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._done = self._total = 0
+        self._checks: TaskID | None = None
+        self._begun, self._told = 0.0, False
         self._task: TaskID | None = None
 
     def __enter__(self) -> CellsDisplay:
@@ -108,8 +113,19 @@ class CellsDisplay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
 
+    def checked(self, cells: int, done: int) -> None:
+        """Show a bar of the `cells` runs to come, of which `done` have been found in order; a line in all, if it takes long."""
+        if self._checks is None:
+            self._checks, self._begun = self._progress.add_task("checked before any begins", total=cells), time.monotonic()
+        self._progress.update(self._checks, completed=done)
+        if not self._console.is_terminal and not self._told and time.monotonic() - self._begun >= PATIENCE:
+            self._told = True
+            self._console.print(f"checked {done} of {cells} runs; none begins before all are", soft_wrap=True)
+
     def begin(self, cells: int, done: int) -> None:
         """Show the bar of `cells` runs of which `done` are behind."""
+        if self._checks is not None:
+            self._progress.remove_task(self._checks)
         self._done, self._total = done, cells
         self._task = self._progress.add_task("", total=cells, completed=done)
 

@@ -109,6 +109,13 @@ def _write_experiments(folder: Path, cells: Iterable[Cell]) -> None:
 def read_about(folder: Path) -> dict[str, Any]:
     """Return what about.json says. Raises ResultsError if there is none."""
     path = folder / "about.json"
+    if not path.exists() and (written := sorted(folder.glob("*/*/about.json"))):
+        raise ResultsError(f"{folder} holds the tables of several studies: give folders such as {written[0].parent}")
+    if not path.exists() and (folder / "cells").is_dir():
+        raise ResultsError(
+            f"{folder} holds runs and no tables yet, for the study there has not ended: give the same command again, and it "
+            "goes on; with fewer --seeds it ends sooner"
+        )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:

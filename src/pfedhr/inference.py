@@ -27,6 +27,17 @@ def inference(*models: nn.Module) -> Generator[None]:
             module.training = training
 
 
+@contextmanager
+def unchanged(model: nn.Module) -> Generator[None]:
+    """Give the buffers of `model` back what they held before the block, whatever forward() has written into them."""
+    held = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in held:
+            buffer.copy_(value)
+
+
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return the model's outputs (n, ...) on `inputs` (n, ...) in eval mode, batch by batch and in order.
 

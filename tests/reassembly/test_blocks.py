@@ -133,6 +133,28 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+class Counting(nn.Module):
+    """Counts in a buffer how often it has run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        return self.head(torch.relu(self.first(features)))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_forward_writes_into_buffers_is_put_back(whole: bool) -> None:
+    model = Counting()
+    held = model.runs
+    decompose(model, torch.zeros(2, 6), whole=whole)
+    assert model.runs is held
+    assert held.item() == 0
+
+
 class Functional(nn.Module):
     """Weights used by functions, a view by size, an argument with a default, and a module with a weight of its own."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pfedhr.inference import inference
+from pfedhr.inference import inference, unchanged
 from pfedhr.reassembly.cutting import Segment, changing, check_used, extract, has_matrix, is_flatten, segments, used
 from pfedhr.reassembly.operations import operation, strongest
 from pfedhr.reassembly.signals import signals
@@ -62,13 +62,12 @@ def decompose(
     block of their own, with what lies between them; nothing inside them is looked at. `whole` gives the network as one block.
     The model is left as it was. Checked every time at two batch sizes: the blocks run in order give the model's output bit for
     bit; their names partition its state_dict, a tensor of several names under one of them, a buffer that several blocks read
-    under the first. What they run on is noise, for an example may be blank; or the example, if the model cannot take noise, as
-    with the numbers of categories among its features.
+    under the first. They run on noise, or on the example if the model cannot take noise (features with numbers of categories).
 
     Raises DecompositionError naming the place and the remedies.
     """
     if whole:
-        with inference(model):
+        with inference(model), unchanged(model):
             return (_whole(model, example),)
     named = [_named(model, name) for name in blocks or ()]
     found = trace(model, example, [*named, *registered_in(model)])
@@ -78,7 +77,7 @@ def decompose(
     result: list[Block] = []
     for run in runs:
         result.append(_block(model, found, run, known, {name for block in result for name in block.names}))
-    with inference(model, *(block.module for block in result)):
+    with inference(model, *(block.module for block in result)), unchanged(model):
         _verify(model, result, example)
     return tuple(result)
 

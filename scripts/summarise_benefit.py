@@ -1,4 +1,7 @@
-"""Print the tables of docs/method.md from the rows of `benefit` in docs/results: python scripts/summarise_benefit.py"""
+"""Print the tables of docs/method.md from the rows of `benefit` in docs/results: python scripts/summarise_benefit.py
+
+Those of `benefit-other-seeds-small` are of more seeds, on which no setting of the method was chosen.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from pfedhr.reproduction.beside import heading
 from pfedhr.results import Results, read_results
 from pfedhr.statistics import paired_interval
 
-FOLDER = Path(__file__).parents[1] / "docs" / "results" / "benefit-small"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 METHODS = (
     *("local", "local-public", "fedmd", "fedgh", "fedkemf", "fccl"),
     *("fedproto", "fedtgp", "pfedclub", "feddf", "paper", "pfedhr"),
@@ -26,10 +29,10 @@ Place = tuple[str, str]
 """A data set, and a setting in words."""
 
 
-def places() -> dict[Place, Results]:
-    """Return the rows of every setting there is."""
+def places(name: str) -> dict[Place, Results]:
+    """Return the rows of every setting that a folder of results has."""
     found: dict[Place, Results] = {}
-    for folder in sorted(path for path in FOLDER.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in (RESULTS / name).iterdir() if path.is_dir()):
         results = read_results(folder)
         found |= {(folder.name, heading(setting)): results.of(setting) for setting in results.settings}
     return found
@@ -81,6 +84,14 @@ def to_alone(results: Results) -> list[str]:
     ]
 
 
+def other_seeds(first: Results, more: Results) -> list[str]:
+    """Return what seeds say on which nothing was chosen, and then all together."""
+    both = Results(first.cells + more.cells, first.clients + more.clients)
+    rows = {row.method: row for row in method_rows(more)}
+    means = [mean_and_spread(rows[method].mean, rows[method].spread) for method in ("local", "pfedhr")]
+    return [*means, beside(more, "local"), beside(both, "local"), *to_alone(both)]
+
+
 def surely_above(gains: Sequence[float]) -> bool:
     """Return whether the 95 % t-interval of the mean lies above zero. Raises StatisticsError for a single gain."""
     error = statistics.stdev(gains) / math.sqrt(len(gains))
@@ -93,7 +104,7 @@ def show(title: str, columns: Sequence[str], rows: Mapping[Place, Sequence[str]]
 
 
 if __name__ == "__main__":
-    found = places()
+    found = places("benefit-small")
     show("Mean accuracy over all clients (%)", METHODS, {place: means(results) for place, results in found.items()})
     alone = ("worst client", "a point below", "surely above / below")
     columns = ("to `local`", "to `local-public`", "to the best other", *alone, "teachers (%)")
@@ -101,3 +112,6 @@ if __name__ == "__main__":
     others = METHODS[2:-1]
     each = {place: [beside(results, other) for other in others] for place, results in found.items()}
     show("`pfedhr` to every other method", [f"to `{other}`" for other in others], each)
+    more = places("benefit-other-seeds-small")
+    columns = ("`local`", "`pfedhr`", "to `local`", "with the first five: to `local`", *alone)
+    show("Other seeds", columns, {place: other_seeds(found[place], results) for place, results in more.items()})

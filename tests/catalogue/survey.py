@@ -119,7 +119,7 @@ def table(findings: Sequence[Finding]) -> str:
         shape = " x ".join(map(str, entry.example.shape[1:]))
         told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         share = f"{finding.largest:.0%}" if kinds else ""
-        outcome = f"refused: {finding.refusal.partition('. Remedies')[0]}" if finding.refusal else "yes"
+        outcome = f"refused: {finding.refusal.partition('. Remed')[0]}" if finding.refusal else "yes"
         rows.append(f"| {entry.name} | {entry.family} | {shape} | {len(finding.kinds) or ''} | {told} | {share} | {outcome} |")
     return "\n".join(
         [

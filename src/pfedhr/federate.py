@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pfedhr.algorithm import Algorithm, Metrics, ServerView
 from pfedhr.inference import repeatable
-from pfedhr.parcel import ParcelError, pack, tensors_in, unpack
+from pfedhr.parcel import ParcelError, computable, pack, tensors_in, unpack
 from pfedhr.seeding import generator
 from pfedhr.transport import LOG, Order, Scores, Transport
 
@@ -97,7 +97,7 @@ def _sound(value: Tensor) -> bool:
     """Return whether a tensor holds neither NaN nor positive infinity."""
     if not value.is_floating_point() or not value.numel():
         return True
-    return bool((value.float() if value.itemsize < 2 else value).max() < math.inf)  # the largest of NaN and others is NaN
+    return bool(computable(value).max() < math.inf)  # the largest of NaN and others is NaN
 
 
 def _without(one: Mapping[str, Any], others: Collection[str]) -> dict[str, Any]:

@@ -52,6 +52,11 @@ def unpack(cls: type[T], data: bytes) -> T:
     return value
 
 
+def computable(value: Tensor) -> Tensor:
+    """Return floats of one byte, of which torch can neither take the largest nor tell infinities, as float32; else `value`."""
+    return value.float() if value.is_floating_point() and value.itemsize < 2 else value
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors of a value that `pack` takes."""
     match value:

@@ -17,7 +17,7 @@ from pfedhr.algorithm import ServerView
 from pfedhr.algorithms.per_class import ClassMeans
 from pfedhr.algorithms.uploads import Source, Upload, learn_structures, sources_of
 from pfedhr.inference import LARGEST_BATCH, predict
-from pfedhr.parcel import ParcelError, Tensors
+from pfedhr.parcel import ParcelError, Tensors, computable
 from pfedhr.reassembly import Blueprint, DecompositionError, check_batch, input_of, rebuild
 
 MOST_EXAMPLES = 2**40
@@ -59,11 +59,15 @@ def _form(weights: Tensors) -> Form:
 
 
 def _masked(value: Tensor) -> str:
-    """Return where a tensor is minus infinity, as no weight ever is, but a mask, which is the same at every client."""
-    masked = value.isneginf() if value.is_floating_point() else None
-    if masked is None or not masked.any():
+    masked = minus_infinite(value)
+    if not masked.any():
         return "finite"
     return f"-inf in {int(masked.sum())} places, {hashlib.sha256(masked.numpy().tobytes()).hexdigest()[:12]}"
+
+
+def minus_infinite(value: Tensor) -> Tensor:
+    """Return where a tensor is minus infinity, as no weight ever is, but a mask, which is the same at every client."""
+    return computable(value).isneginf() if value.is_floating_point() else torch.zeros(value.shape, dtype=torch.bool)
 
 
 def _difference(found: dict[str, tuple[str, tuple[int, ...], str]], wanted: dict[str, tuple[str, tuple[int, ...], str]]) -> str:

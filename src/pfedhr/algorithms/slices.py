@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pfedhr.algorithms.admission import minus_infinite
 from pfedhr.heads import head_name
 from pfedhr.inference import predict
 from pfedhr.learning import batches
@@ -66,7 +67,7 @@ def slice_fault(part: Slice, complete: Tensors, head: Sequence[str], classes: in
         fits = given.dim() == value.dim() and not any(map(operator.gt, given.shape, value.shape))
         if given.dtype != value.dtype or not fits or (name in head and len(given) != classes):
             return f"{name} is {str(given.dtype)[6:]} of shape {tuple(given.shape)}, no slice of {tuple(value.shape)}"
-        if not torch.equal(given.isneginf(), value[_region(given.shape)].isneginf()):  # as masks are, and weights never
+        if not torch.equal(*map(minus_infinite, (given, value[_region(given.shape)]))):
             return f"{name} is not finite where the global network is"
     if not part.classes or len(set(part.classes)) < len(part.classes) or not set(part.classes) <= set(range(classes)):
         return f"its classes are not different numbers below {classes}"

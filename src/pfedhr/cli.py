@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -94,6 +93,7 @@ def run(arguments: list[str]) -> None:
     """Run an experiment, or resume one, and print the table of clients."""
     from pfedhr.launch import resume, start
     from pfedhr.report.console import ProgressDisplay, better_off, client_table, show, table_console
+    from pfedhr.run import resuming
     from pfedhr.stored import stored_experiment
 
     engine, arguments = take(arguments, "--engine")
@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> None:
         path = named_path(out) if out else free_folder(experiment.name)
         check_writable(path)
     console = table_console()
-    on = shlex.join(["pfedhr", "run", "--resume", str(path), *(["--engine", "flower"] if engine == "flower" else [])])
+    on = resuming(path, engine == "flower")
     try:
         with ProgressDisplay(console) as display:
             if engine == "flower":

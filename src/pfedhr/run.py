@@ -198,8 +198,12 @@ def _lost(path: Path, how: str) -> RunError:
 def check_free(path: Path) -> None:
     """Raise RunError if there is anything in `path` that a new run there would mix with."""
     if path.exists() and (not path.is_dir() or any(entry.name != f"experiment.toml{UNFINISHED}" for entry in path.iterdir())):
-        on = f"pfedhr run --resume {shlex.quote(str(path))}"
-        raise RunError(f"{path} is not empty: choose another --out, or go on with it by `{on}`")
+        raise RunError(f"{path} is not empty: choose another --out, or go on with it by `{resuming(path)}`")
+
+
+def resuming(path: Path, flower: bool = False) -> str:
+    """Return the command that goes on with the run in `path`, in-process or on Flower."""
+    return shlex.join(["pfedhr", "run", "--resume", str(path), *(["--engine", "flower"] if flower else [])])
 
 
 def read_experiment(path: Path) -> str:

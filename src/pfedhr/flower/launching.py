@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +17,17 @@ from pfedhr.experiment_file import dump
 from pfedhr.flower.processes import Family, FlowerError, await_answer, free_port
 from pfedhr.flower.simulation import DIRECTORY
 from pfedhr.launch import Watcher, prepare
-from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower, read_outcomes, read_rounds, run_name
+from pfedhr.run import (
+    ClientOutcome,
+    RunDirectory,
+    RunError,
+    check_free,
+    on_flower,
+    read_outcomes,
+    read_rounds,
+    resuming,
+    run_name,
+)
 from pfedhr.stored import stored_experiment
 
 LOG = "flower.log"
@@ -92,7 +101,7 @@ def _run(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutco
         raise FlowerError((path / FAILURE).read_text(encoding="utf-8"))
     ended = (path / "clients.csv").exists() and len(read_rounds(path)) == experiment.plan.rounds  # else of fewer rounds
     if not ended:
-        on = f"pfedhr run --resume {shlex.quote(str(path))} --engine flower"
+        on = resuming(path, flower=True)
         raise FlowerError(f"the run on Flower ended before its last round: see {path / LOG}, and go on with: {on}")
     return read_outcomes(path)
 

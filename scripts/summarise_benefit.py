@@ -1,6 +1,6 @@
 """Print the tables of docs/method.md from the rows of `benefit` in docs/results: python scripts/summarise_benefit.py
 
-Those of `benefit-other-seeds-small` are of more seeds, on which no setting of the method was chosen.
+Those of `benefit-other-seeds-small` are of seeds that came after the settings were chosen, all but one rule (docs/method.md).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def means(results: Results) -> list[str]:
 def beside_others(results: Results) -> list[str]:
     """Return pfedhr's difference to learning alone, without and with the public labels, and to the best other federated method.
 
-    Then the client that it serves worst, how many it leaves a point below or surely above or below, by means over seeds.
+    Then what `to_alone` says, and what teachers know.
     """
     rows = {row.method: row for row in method_rows(results)}
     others = sorted(rows.keys() - {"pfedhr", "paper", "local", "local-public"})
@@ -74,18 +74,27 @@ def beside(results: Results, other: str) -> str:
 
 
 def to_alone(results: Results) -> list[str]:
-    """Return the client that pfedhr serves worst, how many it leaves a point below alone, or surely above or below."""
-    by_client = list(zip(*differences(results.accuracies("pfedhr"), results.accuracies("local")), strict=True))
-    clients = [100 * statistics.fmean(gains) for gains in by_client]
+    """Return how many clients pfedhr leaves more than a point below alone, and the same by places.
+
+    A client is one of one seed: another seed splits other data. What the k-th clients of all seeds share is a place and the
+    network that belongs to it: of places, the mean over seeds that is least, and how many are a point below, surely above or
+    surely below.
+    """
+    gains = [[100 * gain for gain in seed] for seed in differences(results.accuracies("pfedhr"), results.accuracies("local"))]
+    clients = [gain for seed in gains for gain in seed]
+    places = list(zip(*gains, strict=True))
+    means = [statistics.fmean(place) for place in places]
     return [
+        f"{sum(gain < -1 for gain in clients)} of {len(clients)}",
         f"{min(clients):+.1f}",
-        f"{sum(value < -1 for value in clients)} of {len(clients)}",
-        f"{sum(map(surely_above, by_client))} / {sum(surely_above([-gain for gain in gains]) for gains in by_client)}",
+        f"{min(means):+.1f}",
+        f"{sum(mean < -1 for mean in means)} of {len(means)}",
+        f"{sum(map(surely_above, places))} / {sum(surely_above([-gain for gain in place]) for place in places)}",
     ]
 
 
 def other_seeds(first: Results, more: Results) -> list[str]:
-    """Return what seeds say on which nothing was chosen, and then all together."""
+    """Return what the later seeds say, and then all together."""
     both = Results(first.cells + more.cells, first.clients + more.clients)
     rows = {row.method: row for row in method_rows(more)}
     means = [mean_and_spread(rows[method].mean, rows[method].spread) for method in ("local", "pfedhr")]
@@ -106,12 +115,12 @@ def show(title: str, columns: Sequence[str], rows: Mapping[Place, Sequence[str]]
 if __name__ == "__main__":
     found = places("benefit-small")
     show("Mean accuracy over all clients (%)", METHODS, {place: means(results) for place, results in found.items()})
-    alone = ("worst client", "a point below", "surely above / below")
+    alone = ("clients a point below", "worst", "worst place", "places a point below", "surely above / below")
     columns = ("to `local`", "to `local-public`", "to the best other", *alone, "teachers (%)")
     show("`pfedhr` and others", columns, {place: beside_others(results) for place, results in found.items()})
     others = METHODS[2:-1]
     each = {place: [beside(results, other) for other in others] for place, results in found.items()}
     show("`pfedhr` to every other method", [f"to `{other}`" for other in others], each)
     more = places("benefit-other-seeds-small")
-    columns = ("`local`", "`pfedhr`", "to `local`", "with the first five: to `local`", *alone)
+    columns = ("`local`", "`pfedhr`", "to `local`", "with seeds 0-4: to `local`", *alone)
     show("Other seeds", columns, {place: other_seeds(found[place], results) for place, results in more.items()})

@@ -102,7 +102,7 @@ def test_each_figure_varies_what_it_says() -> None:
 
 
 def test_benefit_sets_the_default_form_beside_every_other() -> None:
-    always = {"local", "fedproto", "fedtgp", "pfedclub", "feddf", "paper", "pfedhr"}
+    always = {"local", "fedproto", "fedtgp", "pfedclub", "feddf", "paper", "own", "pfedhr"}
     beside = {"labelled": {"local-public", "fedmd", "fedgh"}, "unlabelled": {"fedkemf", "fccl"}}
     made = settings("benefit", "small")
     assert [one.name.split("/")[0] for one in made] == [name for name in ("iid", "classes", "dirichlet") for _ in beside]
@@ -198,6 +198,12 @@ def test_seeds_are_added_to_tables_whose_runs_are_gone(figure6: Path, tmp_path: 
     assert {path.name for path in (place / "experiments").iterdir()} == {
         path.name for path in (figure6 / "experiments").iterdir()
     }
+    # A later folder tells otherwise of the same runs, by the rules of another day: a table goes on telling what it told.
+    other = tmp_path / "later" / figure6.name
+    write_results(Results(tuple(replace(row, date="1970-01-01") for row in after.cells), after.clients), other)
+    assert reproduce(TARGETS["figure6"], SCALE, [TOY_SET], "", [0, 1, 2], tmp_path, 1, Told()) == ([place], {})
+    assert read_results(place) == after
+    shutil.rmtree(other.parent)
     kept = (place / "cells.csv").read_bytes()
     with pytest.raises(ResultsError, match="tells of 16 runs whose files are gone"):
         reproduce(TARGETS["figure6"], SCALE, [TOY_SET], "", [2], tmp_path, 1, Told())

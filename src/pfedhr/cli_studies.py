@@ -21,7 +21,7 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, load_experiment, override, parse
 from pfedhr.imports import NotFoundError
 from pfedhr.methods import find_method
-from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows, seeds_of, told_seeds
+from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
 from pfedhr.report.console import CellsDisplay, table_console
 from pfedhr.report.study import check_kept, read_about, write_rows
 from pfedhr.reproduction import SCALES, TARGETS, beside_sheet, redraw, reproduce
@@ -29,8 +29,8 @@ from pfedhr.results import read_results, told_runs
 from pfedhr.study import Setting, StudyError, cells_of, run_cells, without_place
 
 SEEDS = "0,1,2,3,4"
-GAINS = ("method", "mean", "worst client", "better / worse off", "to local", "to pfedhr")
-COSTS = ("method", "MB up", "MB down", "client s", "server s", "extra data")
+GAINS = ("mean", "worst client", "better / worse off", "to local", "to pfedhr")
+COSTS = ("MB up", "MB down", "client s", "server s", "extra data")
 ELSEWHERE = {"--seed": "--seeds", "--name": "--out", "--compare_local": "nothing, for local is always there"}
 """Fields of an experiment that a comparison sets by itself, and what to give instead."""
 
@@ -190,13 +190,13 @@ def _show(place: Path) -> None:
         console.print(beside_sheet(TARGETS[about["target"]], about["scale"], results, about["data"]).console())
     for setting in results.settings:
         held = results.of(setting)
-        rows, seeds = method_rows(held), seeds_of(held)
-        told = [told_seeds(each) if len(set(seeds)) > 1 else "" for each in seeds]  # means over unlike seeds are not alike
+        rows = method_rows(held)
+        seeds = ["seeds"] if len({row.seeds for row in rows}) > 1 else []  # means over unlike seeds are not alike
         for columns, what in ((GAINS, "accuracy in %, differences in points [95 %]"), (COSTS, "a client and round; a round")):
-            sheet = comparison_sheet(rows, f"{setting}: {what}").only(*columns)
-            console.print(sheet.with_second("seeds", told).filled().console())
-    seeds = len({row.seed for row in results.cells})
-    print(f"[95 %]: with few seeds ({seeds} here) it is too narrow where seeds differ as much as clients do")
+            sheet = comparison_sheet(rows, f"{setting}: {what}").only("method", *seeds, *columns)
+            console.print(sheet.filled().console())
+    count_of_seeds = len({row.seed for row in results.cells})
+    print(f"[95 %]: with few seeds ({count_of_seeds} here) it is too narrow where seeds differ as much as clients do")
     print(f"written to {place}")
 
 

@@ -14,7 +14,7 @@ from pfedhr.report.comparison import (
     structure_sheet,
 )
 from pfedhr.report.sheet import Sheet
-from pfedhr.results import CellRow, ClientRow, Results
+from pfedhr.results import CellRow, ClientRow, Results, ResultsError
 from pfedhr.statistics import Interval
 
 ACCURACIES = {  # by method: seeds, then clients
@@ -93,14 +93,30 @@ def test_methods_are_compared_over_the_seeds_that_both_have() -> None:
     cells = tuple(row for row in whole.cells if (row.method, row.seed) != ("local", 0))
     clients = tuple(row for row in whole.clients if (row.method, row.seed) != ("local", 0))
     rows = {row.method: row for row in method_rows(Results(cells, clients))}
-    assert (rows["local"].seeds, rows["local"].spread) == (1, None)
-    assert (rows["fedmd"].seeds, rows["fedmd"].better, rows["fedmd"].pairs) == (2, 2, 2)
+    assert (rows["local"].seeds, rows["local"].spread) == ((1,), None)
+    assert (rows["fedmd"].seeds, rows["fedmd"].better, rows["fedmd"].pairs) == ((0, 1), 2, 2)
     none = tuple(row for row in clients if row.method != "local")
     rows = {row.method: row for row in method_rows(Results(cells, none))}
     assert (rows["fedmd"].to_alone, rows["fedmd"].pairs) == (None, None)
     sheet = comparison_sheet(list(rows.values()), "x").filled()
     assert "to local" not in sheet.headings
     assert "to pfedhr" in sheet.headings
+
+
+def test_a_table_that_lacks_a_client_is_refused() -> None:
+    whole = results()
+    clients = tuple(row for row in whole.clients if (row.method, row.seed, row.client) != ("local", 1, "client00"))
+    with pytest.raises(ResultsError, match="client00 is among the clients of seed 1 under one method and not under another"):
+        method_rows(Results(whole.cells, clients))
+
+
+def test_unlike_seeds_are_told() -> None:
+    whole = results()
+    cells = tuple(row for row in whole.cells if (row.method, row.seed) != ("local", 0))
+    rows = method_rows(Results(cells, whole.clients))
+    assert [row["seeds"] for row in comparison_records(rows)] == ["1", "0,1", "0,1"]
+    sheet = comparison_sheet(rows, "x").only("method", "seeds")
+    assert list(map(list, sheet.rows)) == [["local", "1"], ["pfedhr", "0,1"], ["fedmd", "0,1"]]
 
 
 def test_structures_and_stages_have_their_means() -> None:

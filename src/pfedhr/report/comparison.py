@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from pfedhr.algorithms.stopwatch import STAGES
 from pfedhr.report.sheet import Sheet
-from pfedhr.results import CellRow, Results
+from pfedhr.results import CellRow, Results, ResultsError
 from pfedhr.statistics import Interval, mean_or_none, paired_interval
 
 ALONE = "local"
@@ -27,7 +27,7 @@ class MethodRow:
     """
 
     method: str
-    seeds: int
+    seeds: tuple[int, ...]
     mean: float
     spread: float | None
     best: float
@@ -49,15 +49,10 @@ class MethodRow:
 
 
 def method_rows(results: Results) -> list[MethodRow]:
-    """Return the rows of a single setting, in the order of its methods."""
+    """Return the rows of a single setting, in the order of its methods. Raises what `differences` raises."""
     alone = results.accuracies(ALONE)
     reference = results.accuracies(REFERENCE)
     return [_method_row(method, results, alone, reference) for method in results.methods]
-
-
-def seeds_of(results: Results) -> list[tuple[int, ...]]:
-    """Return the seeds of every method of a single setting, in the order of its methods."""
-    return [tuple(sorted(row.seed for row in results.cells if row.method == method)) for method in results.methods]
 
 
 def told_seeds(seeds: tuple[int, ...]) -> str:
@@ -82,7 +77,7 @@ def _method_row(method: str, results: Results, alone: Accuracies, reference: Acc
 
     return MethodRow(
         method=method,
-        seeds=len(cells),
+        seeds=tuple(sorted(row.seed for row in cells)),
         mean=mean(lambda row: row.mean),
         spread=statistics.stdev(row.mean for row in cells) if len(cells) > 1 else None,
         best=mean(lambda row: row.best),
@@ -105,7 +100,16 @@ def _method_row(method: str, results: Results, alone: Accuracies, reference: Acc
 
 
 def differences(own: Accuracies, other: Accuracies) -> list[list[float]]:
-    """Return own minus other (seeds, clients), paired by seed and client, for the seeds that both have."""
+    """Return own minus other (seeds, clients), paired by seed and client, for the seeds that both have.
+
+    Raises ResultsError for seeds of which they tell other clients.
+    """
+    for seed in own.keys() & other.keys():
+        if unpaired := own[seed].keys() ^ other[seed].keys():
+            raise ResultsError(
+                f"{min(unpaired)} is among the clients of seed {seed} under one method and not under another, so that these "
+                "cannot be compared: leave one of them out, or make its runs again"
+            )
     return [[own[seed][client] - other[seed][client] for client in sorted(own[seed])] for seed in sorted(own) if seed in other]
 
 
@@ -116,7 +120,9 @@ def comparison_records(rows: Sequence[MethodRow]) -> list[dict[str, object]]:
         record: dict[str, object] = {}
         for item in fields(row):
             value = getattr(row, item.name)
-            if item.name.startswith("to_"):
+            if item.name == "seeds":
+                record["seeds"] = told_seeds(row.seeds)
+            elif item.name.startswith("to_"):
                 record |= {f"{item.name}_{end}": value and getattr(value, end) for end in ("mean", "low", "high")}
             else:
                 record[item.name] = value
@@ -137,7 +143,7 @@ def comparison_sheet(rows: Sequence[MethodRow], title: str) -> Sheet:
 
 def _cells(row: MethodRow) -> Iterator[str]:
     yield row.method
-    yield str(row.seeds)
+    yield told_seeds(row.seeds)
     yield mean_and_spread(row.mean, row.spread)
     yield from (f"{100 * value:.2f}" for value in (row.best, row.worst, row.worst_tenth, row.deviation))
     yield "" if row.teacher is None else f"{100 * row.teacher:.2f}"

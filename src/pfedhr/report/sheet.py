@@ -32,12 +32,6 @@ class Sheet:
         """Return the table without columns in which no row has anything."""
         return self.only(*(heading for place, heading in enumerate(self.headings) if any(row[place] for row in self.rows)))
 
-    def with_second(self, heading: str, cells: Sequence[str]) -> Sheet:
-        """Return the table with one more column, after the first; `cells` are its rows."""
-        rows = [[first, cell, *rest] for (first, *rest), cell in zip(self.rows, cells, strict=True)]
-        first, *rest = self.headings
-        return Sheet(self.title, (first, heading, *rest), rows)
-
     def console(self) -> Table:
         """Return the table for a terminal: the first column to the left, all others to the right."""
         table = Table(title=self.title, **LAYOUT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pfedhr.report.comparison import mean_and_spread, method_rows, seeds_of, told_seeds
+from pfedhr.report.comparison import mean_and_spread, method_rows, told_seeds
 from pfedhr.report.sheet import Sheet
 from pfedhr.reproduction.published import published_beside
 from pfedhr.reproduction.targets import Conditions, Target
@@ -26,12 +26,13 @@ def beside_sheet(target: Target, scale: str, results: Results, data: str) -> She
     The seeds are told where they are not the same in all rows.
     """
     found: dict[tuple[str, str, str], dict[str, tuple[str, str, str]]] = {}
-    alike = len({seeds for setting in results.settings for seeds in seeds_of(results.of(setting))}) < 2
-    for setting in results.settings:
-        at, held = Conditions.parse(setting), results.of(setting)
-        for row, seeds in zip(method_rows(held), seeds_of(held), strict=True):
+    rows_of = {setting: method_rows(results.of(setting)) for setting in results.settings}
+    alike = len({row.seeds for rows in rows_of.values() for row in rows}) < 2
+    for setting, there_are in rows_of.items():
+        at = Conditions.parse(setting)
+        for row in there_are:
             there = published_beside(target.name, setting, row.method, data)
-            ours = (mean_and_spread(row.mean, row.spread), "" if alike else told_seeds(seeds))
+            ours = (mean_and_spread(row.mean, row.spread), "" if alike else told_seeds(row.seeds))
             found.setdefault((at.public, at.value, row.method), {})[at.partition] = (*ours, "" if there is None else str(there))
     partitions = [partition for partition in HEADS if any(partition in ours for ours in found.values())]
     rows = [

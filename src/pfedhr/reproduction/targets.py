@@ -156,7 +156,7 @@ def _reassembled(paper: PFedHR, ensemble: dict[str, Any]) -> dict[str, PFedHR]:
 
 
 def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
-    """Yield the settings of Table 2, and Dirichlet proportions, with more methods, and pFedHR in both its forms."""
+    """Yield the settings of Table 2, and Dirichlet proportions, with more methods, and pFedHR in three forms."""
     # pFedClub takes the scale's cut, as the paper's form does.
     club = PFedClub(candidates=_pfedhr(base).candidates, tuning_batch_size=_pfedhr(base).tuning_batch_size)
     uneven = replace(base, data=replace(base.data, alpha=0.3))
@@ -164,7 +164,8 @@ def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
     for partition, one in partitions.items():
         for labelled in PUBLIC:
             setting = _setting(one, partition, labelled, "", (*COMPARED[labelled], *PROTOTYPES, club, "feddf"))
-            forms = {"paper": _pfedhr(base), "pfedhr": _default_form(setting)}
+            form = _default_form(setting)
+            forms = {"paper": _pfedhr(base), "own": replace(form, teachers="own"), "pfedhr": form}
             yield replace(setting, methods={**setting.methods, **forms})
 
 
@@ -226,7 +227,10 @@ _ABLATION = (
     "instead of 0.2; declining: no teacher that knows less than half of what the client knows itself of its own classes; "
     "shared: the tuned mean of all clients' last uploads of one structure, for all of them"
 )
-_BENEFIT = "pfedhr is the form that the ablation ends with, paper the paper's; dirichlet: proportions of Dirichlet(0.3) a class"
+_BENEFIT = (
+    "pfedhr is the form that the ablation ends with; own: with one's own network instead of the structure's mean; paper: the "
+    "paper's; dirichlet: proportions of Dirichlet(0.3) a class"
+)
 _EXCHANGE = "pfedhr is the form that the ablation ends with; all else is Figure 1"
 _TARGETS = (
     Target("table2", "Heterogeneous networks, 12 clients", "", PAPER_SETS, _table2),

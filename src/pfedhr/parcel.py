@@ -22,6 +22,8 @@ from pfedhr.errors import PfedhrError
 
 T = TypeVar("T")
 Tensors = dict[str, Tensor]
+MOST_DIMENSIONS = 16
+"""Of a tensor in a parcel: torch computes with no more than 64, and no network has so many."""
 
 
 class ParcelError(PfedhrError):
@@ -44,8 +46,11 @@ def unpack(cls: type[T], data: bytes) -> T:
         size = int.from_bytes(data[:8], "little")
         tree = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["parcel"])
         tensors = safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    # RuntimeError and OverflowError: torch, of a shape of huge sides around a zero, which takes no bytes.
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise ParcelError(f"{len(data)} bytes are not a parcel: {type(error).__name__}: {error}") from error
+    if (most := max((tensor.dim() for tensor in tensors.values()), default=0)) > MOST_DIMENSIONS:
+        raise ParcelError(f"the parcel holds a tensor of {most} dimensions, where {MOST_DIMENSIONS} are the most")
     value = _fill(cls, tree, "value", tensors)
     if tensors:
         raise ParcelError(f"the parcel holds tensors that nothing refers to: {', '.join(sorted(tensors))}")

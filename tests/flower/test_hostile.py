@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from flower.postbox import Postbox, engine_of, experiment_of
+from test_parcel import parcel_of_shape
 from toy import make_cohort
 
 from pfedhr.algorithms.local import Local
@@ -21,7 +24,7 @@ from pfedhr.flower.mailbox import Delivery, FederationError, Letter
 from pfedhr.flower.serving import CLIENTS, ServerData, serve
 from pfedhr.launch import Silent, outcomes, run_on, spent
 from pfedhr.learning import Privacy, Score
-from pfedhr.parcel import pack, unpack
+from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, read_outcomes, read_rounds
 from pfedhr.transport import Scores
 
@@ -131,6 +134,40 @@ def test_with_privacy_no_run_ends_for_a_client_that_claims_fewer_examples_than_a
         for count in (1, training.batch_size)
     )
     assert few == batch > 0
+
+
+OVERFLOWING, DEEP = parcel_of_shape([0, 2**62, 2**62], b""), parcel_of_shape([1] * 65, b"\0" * 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("roll call", {"head": OVERFLOWING}),
+        ("roll call", {"head": DEEP}),
+        ("errand", {"head": OVERFLOWING}),
+        ("errand", {"head": DEEP}),
+        ("errand", {"body": OVERFLOWING}),
+        ("errand", {"body": DEEP}),
+    ],
+)
+def test_a_tensor_of_a_shape_that_cannot_be_ends_no_run(kind: str, change: dict[str, bytes], tmp_path: Path) -> None:
+    postbox = Postbox(COHORT, tmp_path / "nodes")
+
+    def tamper(letter: Letter, delivery: Delivery) -> Delivery:
+        return dataclasses.replace(delivery, **change) if (letter.node, letter.kind) == (101, kind) else delivery
+
+    postbox.tamper = tamper
+    ended = server_of(postbox, tmp_path, 2 if kind == "roll call" else 3)
+    assert [one.client for one in ended] == ["client00", "client02"]
+
+
+@pytest.mark.parametrize(("cls", "value"), [(Presence, Presence("a", "b", 1, 1, 1, "")), (Answer, Answer("a", 1, "{}", None))])
+def test_a_head_holds_no_tensors(cls: type, value: object) -> None:
+    data = pack(value)
+    size = int.from_bytes(data[:8], "little")
+    tree = json.loads(data[8 : 8 + size])["__metadata__"]
+    with pytest.raises(ParcelError, match="tensors that nothing refers to"):
+        unpack(cls, safetensors.torch.save({"value/client": torch.ones(1)}, tree))
 
 
 def silent(postbox: Postbox, node: int) -> None:

@@ -157,6 +157,16 @@ def test_bytes_that_are_something_else_are_refused(data: bytes, message: str) ->
         unpack(Leaf, data)
 
 
+def test_a_header_that_is_too_long_is_not_read() -> None:
+    data = pack(Leaf({"a": torch.ones(8)}, 1.0))
+    size = int.from_bytes(data[:8], "little")
+    assert unpack(Leaf, data, size).share == 1.0
+    with pytest.raises(ParcelError, match=f"a header of {size} bytes, where {size - 1} are the most"):
+        unpack(Leaf, data, size - 1)
+    with pytest.raises(ParcelError, match="a header of 18446744073709551615 bytes"):
+        unpack(Leaf, b"\xff" * 100)
+
+
 def test_a_value_outside_its_choices_is_refused() -> None:
     data = pack(make_tree())
     with pytest.raises(ParcelError, match="kind"):

@@ -17,6 +17,9 @@ from pfedhr.parcel import ParcelError, computable, pack, tensors_in, unpack
 from pfedhr.seeding import generator
 from pfedhr.transport import LOG, Order, Scores, Transport
 
+REPLY_HEADER = 16_000_000
+"""Bytes of a reply's header at most: twice those of the longest blueprint, which is written there with its quotes escaped."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -79,7 +82,7 @@ class Admission:
         opened, refused = dict[str, Any](), dict[str, str]()
         for client, reply in replies.items():
             try:
-                opened[client] = unpack(self._algorithm.reply_type, reply)
+                opened[client] = unpack(self._algorithm.reply_type, reply, REPLY_HEADER)
             except ParcelError as error:
                 refused[client] = str(error)
         # Minus infinity has a place: attention masks are made of it.

@@ -22,6 +22,8 @@ from pfedhr.errors import PfedhrError
 
 T = TypeVar("T")
 Tensors = dict[str, Tensor]
+MOST_HEADER = 100_000_000
+"""Bytes of a parcel's header, which holds all but its tensors' numbers: safetensors takes no more."""
 MOST_DIMENSIONS = 16
 """Of a tensor in a parcel: torch computes with no more than 64, and no network has so many."""
 
@@ -40,10 +42,15 @@ def pack(value: Any) -> bytes:
     return safetensors.torch.save(tensors, {"parcel": json.dumps(tree, separators=(",", ":"))})
 
 
-def unpack(cls: type[T], data: bytes) -> T:
-    """Return the value of type `cls` that `pack` made `data` of. Raises ParcelError if `data` is anything else."""
+def unpack(cls: type[T], data: bytes, most_header: int = MOST_HEADER) -> T:
+    """Return the value of type `cls` that `pack` made `data` of, with a header of at most so many bytes.
+
+    Raises ParcelError if `data` is anything else.
+    """
+    size = int.from_bytes(data[:8], "little")
+    if size > most_header:  # before it is read: as JSON it may take 25 times as much memory
+        raise ParcelError(f"{len(data)} bytes are not a parcel: a header of {size} bytes, where {most_header} are the most")
     try:
-        size = int.from_bytes(data[:8], "little")
         tree = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["parcel"])
         tensors = safetensors.torch.load(data)
     # RuntimeError and OverflowError: torch, of a shape of huge sides around a zero, which takes no bytes.

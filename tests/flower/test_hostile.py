@@ -139,6 +139,35 @@ def test_with_privacy_no_run_ends_for_a_client_that_claims_fewer_examples_than_a
 OVERFLOWING, DEEP = parcel_of_shape([0, 2**62, 2**62], b""), parcel_of_shape([1] * 65, b"\0" * 4)
 
 
+def left_out(kind: str, change: dict[str, bytes], folder: Path) -> None:
+    """See that a run ends without client01, whose node changes so the bytes of its answers to letters of this kind."""
+    postbox = Postbox(COHORT, folder / "nodes")
+
+    def tamper(letter: Letter, delivery: Delivery) -> Delivery:
+        return dataclasses.replace(delivery, **change) if (letter.node, letter.kind) == (101, kind) else delivery
+
+    postbox.tamper = tamper
+    ended = server_of(postbox, folder, 2 if kind == "roll call" else 3)
+    assert [one.client for one in ended] == ["client00", "client02"]
+
+
+def bomb(size: int) -> bytes:
+    """A parcel whose header is of about so many bytes, and takes 25 times as many once it is read."""
+    header = b'{"x":[' + b"{}," * (size // 3) + b"0]}"
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("roll call", {"head": bomb(1_000_000)}), ("errand", {"head": bomb(1_000_000)}), ("errand", {"body": bomb(16_000_000)})],
+)
+def test_a_header_that_is_too_long_is_not_read(
+    kind: str, change: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_out(kind, change, tmp_path)
+    assert "are the most" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
@@ -151,14 +180,7 @@ OVERFLOWING, DEEP = parcel_of_shape([0, 2**62, 2**62], b""), parcel_of_shape([1]
     ],
 )
 def test_a_tensor_of_a_shape_that_cannot_be_ends_no_run(kind: str, change: dict[str, bytes], tmp_path: Path) -> None:
-    postbox = Postbox(COHORT, tmp_path / "nodes")
-
-    def tamper(letter: Letter, delivery: Delivery) -> Delivery:
-        return dataclasses.replace(delivery, **change) if (letter.node, letter.kind) == (101, kind) else delivery
-
-    postbox.tamper = tamper
-    ended = server_of(postbox, tmp_path, 2 if kind == "roll call" else 3)
-    assert [one.client for one in ended] == ["client00", "client02"]
+    left_out(kind, change, tmp_path)
 
 
 @pytest.mark.parametrize(("cls", "value"), [(Presence, Presence("a", "b", 1, 1, 1, "")), (Answer, Answer("a", 1, "{}", None))])

@@ -6,7 +6,7 @@ import re
 import time
 
 from pfedhr.algorithms.admission import MOST_EXAMPLES
-from pfedhr.flower.errands import Presence, RollCall
+from pfedhr.flower.errands import HEAD_LIMIT, Presence, RollCall
 from pfedhr.flower.mailbox import PAUSES, Delivery, FederationError, Letter, Mailbox, wait
 from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.transport import LOG
@@ -58,7 +58,7 @@ class Roster:
         try:
             if delivery.failure:
                 raise FederationError(delivery.failure)
-            who = unpack(Presence, delivery.head)
+            who = unpack(Presence, delivery.head, HEAD_LIMIT)
         except (FederationError, ParcelError) as error:  # of this one attempt, which says nothing of the next
             _, last = self._failed.get(node, (0.0, AGAIN[0] / 2))
             pause = min(2 * last, AGAIN[1])

@@ -47,21 +47,16 @@ def unpack(cls: type[T], data: bytes, most_header: int = MOST_HEADER) -> T:
 
     Raises ParcelError if `data` is anything else.
     """
-    size = int.from_bytes(data[:8], "little")
-    if size > most_header:  # before it is read: as JSON it may take 25 times as much memory
-        raise ParcelError(f"{len(data)} bytes are not a parcel: a header of {size} bytes, where {most_header} are the most")
-    try:
-        tree = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["parcel"])
-        tensors = safetensors.torch.load(data)
-    # RuntimeError and OverflowError: torch, of a shape of huge sides around a zero, which takes no bytes.
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise ParcelError(f"{len(data)} bytes are not a parcel: {type(error).__name__}: {error}") from error
-    if (most := max((tensor.dim() for tensor in tensors.values()), default=0)) > MOST_DIMENSIONS:
-        raise ParcelError(f"the parcel holds a tensor of {most} dimensions, where {MOST_DIMENSIONS} are the most")
+    tree, tensors = _open(data, most_header)
     value = _fill(cls, tree, "value", tensors)
     if tensors:
         raise ParcelError(f"the parcel holds tensors that nothing refers to: {', '.join(sorted(tensors))}")
     return value
+
+
+def check_parcel(data: bytes) -> None:
+    """Raise ParcelError unless `data` is a parcel, of whatever type."""
+    _open(data, MOST_HEADER)
 
 
 def computable(value: Tensor) -> Tensor:
@@ -82,6 +77,22 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
                 yield from tensors_in(getattr(value, field.name))
         case _:
             return
+
+
+def _open(data: bytes, most_header: int) -> tuple[Any, Tensors]:
+    """Return a parcel's structure, as JSON, and its tensors by their paths."""
+    size = int.from_bytes(data[:8], "little")
+    if size > most_header:  # before it is read: as JSON it may take 25 times as much memory
+        raise ParcelError(f"{len(data)} bytes are not a parcel: a header of {size} bytes, where {most_header} are the most")
+    try:
+        tree = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["parcel"])
+        tensors = safetensors.torch.load(data)
+    # RuntimeError and OverflowError: torch, of a shape of huge sides around a zero, which takes no bytes.
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise ParcelError(f"{len(data)} bytes are not a parcel: {type(error).__name__}: {error}") from error
+    if (most := max((tensor.dim() for tensor in tensors.values()), default=0)) > MOST_DIMENSIONS:
+        raise ParcelError(f"the parcel holds a tensor of {most} dimensions, where {MOST_DIMENSIONS} are the most")
+    return tree, tensors
 
 
 def _strip(value: Any, path: str, tensors: Tensors) -> Any:

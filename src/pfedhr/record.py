@@ -1,10 +1,13 @@
-"""What rounds.jsonl says of a round."""
+"""What rounds.jsonl says of a round: how it is made, and how it is read."""
 
 from __future__ import annotations
 
+import json
 import statistics
+from pathlib import Path
 from typing import Any
 
+from pfedhr.errors import RunError
 from pfedhr.federate import RoundResult
 from pfedhr.statistics import mean_or_none
 
@@ -32,3 +35,30 @@ def record(result: RoundResult) -> dict[str, Any]:
         "losses": {client: metrics.get("loss") for client, metrics in trained.items()},
         **result.server,
     }
+
+
+def lines_of(path: Path) -> list[bytes]:
+    """Return the whole lines of rounds.jsonl of the run in `path`."""
+    file = path / "rounds.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def read_rounds(path: Path) -> list[dict[str, Any]]:
+    """Return the records of the rounds of the run in `path`, and touch nothing. Raises RunError if one is damaged."""
+    return [_read(line, f"{path / 'rounds.jsonl'} line {number}") for number, line in enumerate(lines_of(path), 1)]
+
+
+def _read(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise lost(place, f"is damaged ({error})") from error
+    if not isinstance(found, dict):
+        raise lost(place, "is damaged (no record)")
+    return found
+
+
+def lost(place: Path | str, how: str) -> RunError:
+    """Return the error of a run of which something is gone or damaged."""
+    return RunError(f"{place} {how}, so the run cannot go on: restore it, or begin anew with another --out")

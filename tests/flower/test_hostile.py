@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -139,7 +140,7 @@ def test_with_privacy_no_run_ends_for_a_client_that_claims_fewer_examples_than_a
 OVERFLOWING, DEEP = parcel_of_shape([0, 2**62, 2**62], b""), parcel_of_shape([1] * 65, b"\0" * 4)
 
 
-def left_out(kind: str, change: dict[str, bytes], folder: Path) -> None:
+def left_out(kind: str, change: dict[str, Any], folder: Path) -> None:
     """See that a run ends without client01, whose node changes so the bytes of its answers to letters of this kind."""
     postbox = Postbox(COHORT, folder / "nodes")
 
@@ -181,6 +182,34 @@ def test_a_header_that_is_too_long_is_not_read(
 )
 def test_a_tensor_of_a_shape_that_cannot_be_ends_no_run(kind: str, change: dict[str, bytes], tmp_path: Path) -> None:
     left_out(kind, change, tmp_path)
+
+
+FORGED = "x\nWARNING pfedhr client client00 has not answered\r\x1b[2K\u2028"
+
+
+def forging(words: str) -> dict[tuple[str, str], dict[str, object]]:
+    """What a client may change, by letter and part, so that its words come into a log."""
+    tensors = safetensors.torch.save({words: torch.ones(1)}, {"parcel": "{}"})
+    return {
+        ("roll call", "problem"): {"head": pack(Presence("client01", "mlp", 1, 1, 1, words))},
+        ("roll call", "failure"): {"failure": f"error 2: {words}"},
+        ("errand", "failure"): {"failure": f"error 2: {words}"},
+        ("errand", "fields"): {"head": safetensors.torch.save({}, {"parcel": json.dumps({words: 1})})},
+        ("errand", "tensors"): {"body": tensors},
+    }
+
+
+@pytest.mark.parametrize("words", [FORGED, "x" * 500_000], ids=["line", "length"])
+@pytest.mark.parametrize(("kind", "part"), list(forging("")))
+def test_no_client_writes_lines_into_the_log(
+    kind: str, part: str, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_out(kind, forging(words)[kind, part], tmp_path)
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert any("x" in line for line in told)
+    assert all(line.isprintable() and len(line) < 1200 for line in told)
+    refused = [why for one in read_rounds(tmp_path / "runs") for why in one["refused"].values()]
+    assert all(why.isprintable() and len(why) < 1200 for why in refused)
 
 
 @pytest.mark.parametrize(("cls", "value"), [(Presence, Presence("a", "b", 1, 1, 1, "")), (Answer, Answer("a", 1, "{}", None))])

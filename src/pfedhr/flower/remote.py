@@ -17,7 +17,7 @@ from pfedhr.flower.mailbox import PAUSES, Delivery, FederationError, Letter, Mai
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Store
 from pfedhr.parcel import ParcelError, pack, unpack
-from pfedhr.transport import LOG, Admit, Order, Report
+from pfedhr.transport import LOG, Admit, Order, Report, one_line
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,6 @@ class Remote:
                 raise FederationError("its answer lacks what was asked for, or holds more")
             report = answer.report(delivery.body)
         except (FederationError, ParcelError, ValueError) as error:
-            LOG.warning("the answer of client %s in round %d is refused: %s", client, order.round, error)
+            LOG.warning("the answer of client %s in round %d is refused: %s", client, order.round, one_line(error))
             return None
         return report

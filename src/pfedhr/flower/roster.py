@@ -9,7 +9,7 @@ from pfedhr.algorithms.admission import MOST_EXAMPLES
 from pfedhr.flower.errands import HEAD_LIMIT, Presence, RollCall
 from pfedhr.flower.mailbox import PAUSES, Delivery, FederationError, Letter, Mailbox, wait
 from pfedhr.parcel import ParcelError, pack, unpack
-from pfedhr.transport import LOG
+from pfedhr.transport import LOG, one_line
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """What clients may be called, for files are called by it: nothing that could lead out of a folder."""
@@ -63,7 +63,7 @@ class Roster:
             _, last = self._failed.get(node, (0.0, AGAIN[0] / 2))
             pause = min(2 * last, AGAIN[1])
             self._failed[node] = time.monotonic() + pause, pause
-            LOG.warning("node %d is left out, and asked again in %g seconds: %s", node, pause, error)
+            LOG.warning("node %d is left out, and asked again in %g seconds: %s", node, pause, one_line(error))
             return True
         self._failed.pop(node, None)
         self._seat(node, who)
@@ -76,7 +76,7 @@ class Roster:
             if not self._wants(who.client):
                 raise FederationError(f"{who.client!r} is not a client of this run")
         except FederationError as error:
-            LOG.warning("node %d is left out: %s", node, error)
+            LOG.warning("node %d is left out: %s", node, one_line(error))
             self._nodes[node] = ""
             return
         if self._is_seated(who.client):

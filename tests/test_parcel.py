@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -116,8 +117,16 @@ def test_what_is_no_parcel_is_not_packed(value: object) -> None:
         pack(value)
 
 
-def parcel_of(json: str, tensors: dict[str, Tensor] | None = None) -> bytes:
-    return safetensors.torch.save(tensors or {}, {"parcel": json})
+def parcel_of(tree: str, tensors: dict[str, Tensor] | None = None) -> bytes:
+    return safetensors.torch.save(tensors or {}, {"parcel": tree})
+
+
+def parcel_of_shape(shape: list[int], body: bytes) -> bytes:
+    """A parcel whose one tensor claims a shape, which safetensors itself would not write."""
+    tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, len(body)]}
+    tree = {"parcel": '{"weights": {"a": null}, "share": 1.0}'}
+    header = json.dumps({"__metadata__": tree, "value/weights/a": tensor}).encode()
+    return len(header).to_bytes(8, "little") + header + body
 
 
 @pytest.mark.parametrize(
@@ -137,11 +146,25 @@ def parcel_of(json: str, tensors: dict[str, Tensor] | None = None) -> bytes:
         (parcel_of('{"weights": {"a": 7}, "share": 1.0}', {"value/weights/a": torch.ones(1)}), "should be a tensor"),
         (parcel_of('{"weights": {}, "share": 1.0}', {"value/weights/a": torch.ones(1)}), "nothing refers to"),
         (pack(Leaf({"a": torch.ones(8)}, 1.0))[:-5], "not a parcel"),
+        (parcel_of_shape([0, 2**62, 2**62], b""), "not a parcel"),
+        (parcel_of_shape([0, 2**64 - 1], b""), "not a parcel"),
+        (parcel_of_shape([1] * 17, b"\0" * 4), "17 dimensions"),
+        (parcel_of_shape([1] * 65, b"\0" * 4), "65 dimensions"),
     ],
 )
 def test_bytes_that_are_something_else_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(ParcelError, match=message):
         unpack(Leaf, data)
+
+
+def test_a_header_that_is_too_long_is_not_read() -> None:
+    data = pack(Leaf({"a": torch.ones(8)}, 1.0))
+    size = int.from_bytes(data[:8], "little")
+    assert unpack(Leaf, data, size).share == 1.0
+    with pytest.raises(ParcelError, match=f"a header of {size} bytes, where {size - 1} are the most"):
+        unpack(Leaf, data, size - 1)
+    with pytest.raises(ParcelError, match="a header of 18446744073709551615 bytes"):
+        unpack(Leaf, b"\xff" * 100)
 
 
 def test_a_value_outside_its_choices_is_refused() -> None:

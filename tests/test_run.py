@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 from toy import separable
 
 from pfedhr import disk
@@ -35,6 +36,7 @@ from pfedhr.models import ModelSpec, build
 from pfedhr.processes import Processes
 from pfedhr.run import RunDirectory, RunError
 from pfedhr.stored import stored_experiment
+from pfedhr.zoo import ModelError
 
 
 def quarters(directory: str) -> Dataset:
@@ -315,12 +317,22 @@ def test_reading_a_run_touches_nothing(undisturbed: Path, tmp_path: Path) -> Non
     }
 
 
+def spoil_line(path: Path, number: int, content: bytes) -> None:
+    lines = (path / "rounds.jsonl").read_bytes().splitlines()
+    (path / "rounds.jsonl").write_bytes(b"\n".join([*lines[: number - 1], content, *lines[number:], b""]))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: (folder / "latest.parcel").write_bytes(b"\0" * 100), r"latest\.parcel is damaged.*--out"),
         (lambda folder: next(folder.glob("client*")).unlink(), r"client.*\.parcel is missing.*--out"),
         (lambda folder: next(folder.glob("server*")).unlink(), r"server.*\.parcel is missing.*--out"),
+        (lambda folder: next(folder.glob("client*")).write_bytes(b"\0" * 50), r"checkpoint/client.*\.parcel is damaged.*--out"),
+        (lambda folder: next(folder.glob("server*")).write_bytes(b"\0" * 50), r"checkpoint/server.*\.parcel is damaged.*--out"),
+        (lambda folder: spoil_line(folder.parent, 2, b"\0\0"), r"rounds\.jsonl line 2 is damaged.*--out"),
+        (lambda folder: spoil_line(folder.parent, 3, b"\xff"), r"rounds\.jsonl line 3 is damaged.*--out"),
+        (lambda folder: spoil_line(folder.parent, 1, b"[]"), r"rounds\.jsonl line 1 is damaged.*--out"),
         (lambda folder: (folder.parent / "rounds.jsonl").write_bytes(b"{}\n"), r"rounds\.jsonl has 1 rounds.*of round 3"),
     ],
 )
@@ -332,6 +344,24 @@ def test_a_damaged_run_is_refused_by_file(
     damage(path / "checkpoint")
     with pytest.raises(RunError, match=message):
         resume(path, Silent())
+
+
+WIDTH = 8
+"""Of the network below, which a user changes between two runs of one experiment."""
+
+
+def of_a_width(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, classes))
+
+
+def test_a_run_whose_network_has_changed_since_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = EXPERIMENT[: EXPERIMENT.index("[algorithm]")].replace('"cnn1", "mlp"', f'"{__name__}:of_a_width"')
+    start(parse(text + '[algorithm]\nname = "local"\n', "the test"), tmp_path / "run", Silent())
+    longer = (tmp_path / "run" / "experiment.toml").read_text().replace("rounds = 3", "rounds = 4")
+    (tmp_path / "run" / "experiment.toml").write_text(longer)
+    monkeypatch.setattr(sys.modules[__name__], "WIDTH", 9)
+    with pytest.raises(ModelError, match=r"of_a_width' is no longer the network that the run was begun with.*restore"):
+        resume(tmp_path / "run", Silent())
 
 
 def test_a_directory_in_use_is_left_alone(undisturbed: Path, tmp_path: Path) -> None:

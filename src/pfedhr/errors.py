@@ -11,6 +11,10 @@ class PfedhrError(Exception):
     """An error whose message is for the user: it names the value, the place and a remedy."""
 
 
+class RunError(PfedhrError):
+    """A run directory that is in the way, or is not one; the message names it and a remedy."""
+
+
 def nearest(name: str, known: Iterable[str], before: str = "") -> str:
     """Return "did you mean ...? " with the known name that is nearest to `name`, `before` it, or nothing if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)

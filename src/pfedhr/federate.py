@@ -15,7 +15,10 @@ from pfedhr.algorithm import Algorithm, Metrics, ServerView
 from pfedhr.inference import repeatable
 from pfedhr.parcel import ParcelError, computable, pack, tensors_in, unpack
 from pfedhr.seeding import generator
-from pfedhr.transport import LOG, Order, Scores, Transport
+from pfedhr.transport import LOG, Order, Scores, Transport, one_line
+
+REPLY_HEADER = 16_000_000
+"""Bytes of a reply's header at most: twice those of the longest blueprint, which is written there with its quotes escaped."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Admission:
         opened, refused = dict[str, Any](), dict[str, str]()
         for client, reply in replies.items():
             try:
-                opened[client] = unpack(self._algorithm.reply_type, reply)
+                opened[client] = unpack(self._algorithm.reply_type, reply, REPLY_HEADER)
             except ParcelError as error:
                 refused[client] = str(error)
         # Minus infinity has a place: attention masks are made of it.
@@ -87,6 +90,7 @@ class Admission:
         refused |= dict.fromkeys(broken, "it holds values that are not finite")
         with repeatable():
             refused |= self._algorithm.faults(self._server, _without(opened, refused), self._view)
+        refused = {client: one_line(why) for client, why in refused.items()}
         for client, why in refused.items():
             LOG.warning("the reply of client %s in round %d is refused: %s", client, self._view.round, why)
         self.taken, self.refused = _without(opened, refused), refused

@@ -22,6 +22,10 @@ from pfedhr.errors import PfedhrError
 
 T = TypeVar("T")
 Tensors = dict[str, Tensor]
+MOST_HEADER = 100_000_000
+"""Bytes of a parcel's header, which holds all but its tensors' numbers: safetensors takes no more."""
+MOST_DIMENSIONS = 16
+"""Of a tensor in a parcel: torch computes with no more than 64, and no network has so many."""
 
 
 class ParcelError(PfedhrError):
@@ -38,18 +42,21 @@ def pack(value: Any) -> bytes:
     return safetensors.torch.save(tensors, {"parcel": json.dumps(tree, separators=(",", ":"))})
 
 
-def unpack(cls: type[T], data: bytes) -> T:
-    """Return the value of type `cls` that `pack` made `data` of. Raises ParcelError if `data` is anything else."""
-    try:
-        size = int.from_bytes(data[:8], "little")
-        tree = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["parcel"])
-        tensors = safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ParcelError(f"{len(data)} bytes are not a parcel: {type(error).__name__}: {error}") from error
+def unpack(cls: type[T], data: bytes, most_header: int = MOST_HEADER) -> T:
+    """Return the value of type `cls` that `pack` made `data` of, with a header of at most so many bytes.
+
+    Raises ParcelError if `data` is anything else.
+    """
+    tree, tensors = _open(data, most_header)
     value = _fill(cls, tree, "value", tensors)
     if tensors:
         raise ParcelError(f"the parcel holds tensors that nothing refers to: {', '.join(sorted(tensors))}")
     return value
+
+
+def check_parcel(data: bytes) -> None:
+    """Raise ParcelError unless `data` is a parcel, of whatever type."""
+    _open(data, MOST_HEADER)
 
 
 def computable(value: Tensor) -> Tensor:
@@ -70,6 +77,22 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
                 yield from tensors_in(getattr(value, field.name))
         case _:
             return
+
+
+def _open(data: bytes, most_header: int) -> tuple[Any, Tensors]:
+    """Return a parcel's structure, as JSON, and its tensors by their paths."""
+    size = int.from_bytes(data[:8], "little")
+    if size > most_header:  # before it is read: as JSON it may take 25 times as much memory
+        raise ParcelError(f"{len(data)} bytes are not a parcel: a header of {size} bytes, where {most_header} are the most")
+    try:
+        tree = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["parcel"])
+        tensors = safetensors.torch.load(data)
+    # RuntimeError and OverflowError: torch, of a shape of huge sides around a zero, which takes no bytes.
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise ParcelError(f"{len(data)} bytes are not a parcel: {type(error).__name__}: {error}") from error
+    if (most := max((tensor.dim() for tensor in tensors.values()), default=0)) > MOST_DIMENSIONS:
+        raise ParcelError(f"the parcel holds a tensor of {most} dimensions, where {MOST_DIMENSIONS} are the most")
+    return tree, tensors
 
 
 def _strip(value: Any, path: str, tensors: Tensors) -> Any:

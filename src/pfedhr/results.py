@@ -13,7 +13,7 @@ from typing import Any
 from pfedhr.algorithms.stopwatch import STAGES
 from pfedhr.disk import csv_bytes, csv_records, csv_row, write
 from pfedhr.errors import PfedhrError
-from pfedhr.run import read_rounds
+from pfedhr.run import RunError, read_rounds
 from pfedhr.statistics import mean_or_none, worst_tenth
 from pfedhr.study import MADE, Cell, is_finished
 
@@ -169,7 +169,7 @@ def _read(cell: Cell, store: Path) -> Run:
         clients = tuple(csv_row(ClientRow, record | place) for record in _records(path / "clients.csv"))
         made = json.loads((path / MADE).read_text())
         return Run(_summarise(cell, read_rounds(path), clients, made), clients)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RunError) as error:
         raise ResultsError(
             f"the run in {path} is damaged ({type(error).__name__}: {error}): delete that folder, and the same command "
             "runs it again"

@@ -24,10 +24,10 @@ from typing import Any
 import safetensors.torch
 
 from pfedhr.disk import UNFINISHED, csv_bytes, csv_records, csv_row, write
-from pfedhr.errors import PfedhrError
+from pfedhr.errors import RunError
 from pfedhr.federate import Progress, RoundResult
-from pfedhr.parcel import ParcelError, Tensors, pack, unpack
-from pfedhr.record import record
+from pfedhr.parcel import ParcelError, Tensors, check_parcel, pack, unpack
+from pfedhr.record import lines_of, lost, read_rounds, record
 from pfedhr.transport import Scores
 
 RUN_NAME = "flower-run"
@@ -35,10 +35,6 @@ RUN_NAME = "flower-run"
 
 BEGUN = "checkpoint/experiment.toml"
 """Holds, in a run's directory, the experiment that the run was begun with."""
-
-
-class RunError(PfedhrError):
-    """A run directory that is in the way, or is not one; the message names it and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +142,16 @@ class RunDirectory:
         write(self.path / "clients.csv", csv_bytes(rows))
 
     def _read(self, name: str) -> bytes:
-        """Return a state by the name of its file. Raises RunError if it is gone."""
+        """Return a state by the name of its file. Raises RunError if it is gone or damaged."""
         path = self._folder / Path(name).name
         try:
-            return path.read_bytes()
+            state = path.read_bytes()
+            check_parcel(state)
         except FileNotFoundError as error:
-            raise _lost(path, "is missing") from error
+            raise lost(path, "is missing") from error
+        except ParcelError as error:
+            raise lost(path, f"is damaged ({error})") from error
+        return state
 
     def _read_checkpoint(self) -> Checkpoint | None:
         path = self._folder / "latest.parcel"
@@ -159,9 +159,9 @@ class RunDirectory:
             try:
                 return unpack(Checkpoint, path.read_bytes())
             except ParcelError as error:
-                raise _lost(path, f"is damaged ({error})") from error
-        if len(_lines(self.path)) > 1 or (self.path / "clients.csv").exists():
-            raise _lost(path, "is missing")
+                raise lost(path, f"is damaged ({error})") from error
+        if len(lines_of(self.path)) > 1 or (self.path / "clients.csv").exists():
+            raise lost(path, "is missing")
         return None
 
     def _keep_experiment(self) -> None:
@@ -173,7 +173,7 @@ class RunDirectory:
     def _drop_line_of_unfinished_round(self) -> None:
         """Drop the line, whole or not, of a round whose end did not reach the checkpoint."""
         path = self.path / "rounds.jsonl"
-        lines = _lines(self.path)
+        lines = lines_of(self.path)
         if not self._round <= len(lines) <= self._round + 1:
             raise RunError(f"{path} has {len(lines)} rounds, and the checkpoint is of round {self._round}: restore either")
         kept = b"".join(lines[: self._round])
@@ -189,10 +189,6 @@ class RunDirectory:
         left += [*self.path.glob(f"*{UNFINISHED}"), *(self.path / "models").glob(f"*{UNFINISHED}")]
         for path in left:
             path.unlink()
-
-
-def _lost(path: Path, how: str) -> RunError:
-    return RunError(f"{path} {how}, so the run cannot go on: restore it, or begin anew with another --out")
 
 
 def check_free(path: Path) -> None:
@@ -233,18 +229,6 @@ def on_flower(path: Path) -> bool:
     return (path / RUN_NAME).exists()
 
 
-def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """Return the records of the rounds of the run in `path`, and touch nothing."""
-    return [json.loads(line) for line in _lines(path)]
-
-
 def read_outcomes(path: Path) -> list[ClientOutcome]:
     """Return the rows of clients.csv of the run in `path`."""
     return [csv_row(ClientOutcome, record) for record in csv_records(path / "clients.csv")]
-
-
-def _lines(path: Path) -> list[bytes]:
-    """Return the whole lines of rounds.jsonl."""
-    file = path / "rounds.jsonl"
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    return [line for line in lines if line.endswith(b"\n")]

@@ -22,6 +22,17 @@ from pfedhr.parcel import pack, unpack
 LOG = logging.getLogger("pfedhr")
 
 
+def one_line(words: object, most: int = 1000) -> str:
+    """Return what a client may have written as one line of printable characters, its middle left out if it has many more.
+
+    So nothing that a client says can look like another line of the log.
+    """
+    text = str(words)
+    if len(text) > most:
+        text = f"{text[: most // 2]} [...] {text[-most // 2 :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 @dataclass(frozen=True)
 class Order:
     """What a client shall do in `round`: take a step with `message` if there is one, then be evaluated if `evaluate`."""

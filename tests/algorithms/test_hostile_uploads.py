@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import resource
@@ -13,8 +14,11 @@ import pytest
 import torch
 from toy import make_cohort
 
+from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights
 from pfedhr.algorithms.uploads import Upload, deposit_sources, learn_structures, sources_of, upload
+from pfedhr.federate import Admission
+from pfedhr.in_process import sequential
 from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.reassembly import DecompositionError
 
@@ -37,11 +41,14 @@ VALUES = (
     {},
     [[0, 1]],
     [-1, 4],
+    [0, 2**62, 2**62],
+    [1] * 65,
 )
 
 
-def receive(data: bytes) -> None:
-    """Take one upload as the server does, up to its blocks."""
+def receive(admission: Admission, data: bytes) -> None:
+    """Take one upload as the server does, up to its blocks; the second time without what refuses whatever a network raises."""
+    admission({"client00": data})
     uploads = {"client00": unpack(Upload, data)}
     known = learn_structures({}, uploads)
     deposit_sources(sources_of(uploads, known, 0), torch.device("cpu"))
@@ -96,15 +103,17 @@ def attack(count: int, seed: int) -> None:
     """Receive tampered uploads: each gives blocks or is refused in words, within a second and a GiB."""
     draw = random.Random(seed)
     originals = [packed(network) for network in ("cnn1", "vit")]
+    method, view = PFedHR(), sequential(functools.partial(make_cohort("cnn1", clients=1).server_view, 1))
+    admission = Admission(method, method.init_server(view), view)
     for original in originals:
-        receive(original)
+        receive(admission, original)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused = 0
     for _ in range(count):
         data = tampered(draw, draw.choice(originals))
         start = time.process_time()
         try:
-            receive(data)
+            receive(admission, data)
         except (ParcelError, DecompositionError):
             refused += 1
         assert time.process_time() - start < 1, data[:4000]

@@ -9,9 +9,13 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from flower.postbox import Postbox, engine_of, experiment_of
+from test_parcel import parcel_of_shape
 from toy import make_cohort
 
 from pfedhr.algorithms.local import Local
@@ -21,7 +25,7 @@ from pfedhr.flower.mailbox import Delivery, FederationError, Letter
 from pfedhr.flower.serving import CLIENTS, ServerData, serve
 from pfedhr.launch import Silent, outcomes, run_on, spent
 from pfedhr.learning import Privacy, Score
-from pfedhr.parcel import pack, unpack
+from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, read_outcomes, read_rounds
 from pfedhr.transport import Scores
 
@@ -131,6 +135,90 @@ def test_with_privacy_no_run_ends_for_a_client_that_claims_fewer_examples_than_a
         for count in (1, training.batch_size)
     )
     assert few == batch > 0
+
+
+OVERFLOWING, DEEP = parcel_of_shape([0, 2**62, 2**62], b""), parcel_of_shape([1] * 65, b"\0" * 4)
+
+
+def left_out(kind: str, change: dict[str, Any], folder: Path) -> None:
+    """See that a run ends without client01, whose node changes so the bytes of its answers to letters of this kind."""
+    postbox = Postbox(COHORT, folder / "nodes")
+
+    def tamper(letter: Letter, delivery: Delivery) -> Delivery:
+        return dataclasses.replace(delivery, **change) if (letter.node, letter.kind) == (101, kind) else delivery
+
+    postbox.tamper = tamper
+    ended = server_of(postbox, folder, 2 if kind == "roll call" else 3)
+    assert [one.client for one in ended] == ["client00", "client02"]
+
+
+def bomb(size: int) -> bytes:
+    """A parcel whose header is of about so many bytes, and takes 25 times as many once it is read."""
+    header = b'{"x":[' + b"{}," * (size // 3) + b"0]}"
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("roll call", {"head": bomb(1_000_000)}), ("errand", {"head": bomb(1_000_000)}), ("errand", {"body": bomb(16_000_000)})],
+)
+def test_a_header_that_is_too_long_is_not_read(
+    kind: str, change: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_out(kind, change, tmp_path)
+    assert "are the most" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("roll call", {"head": OVERFLOWING}),
+        ("roll call", {"head": DEEP}),
+        ("errand", {"head": OVERFLOWING}),
+        ("errand", {"head": DEEP}),
+        ("errand", {"body": OVERFLOWING}),
+        ("errand", {"body": DEEP}),
+    ],
+)
+def test_a_tensor_of_a_shape_that_cannot_be_ends_no_run(kind: str, change: dict[str, bytes], tmp_path: Path) -> None:
+    left_out(kind, change, tmp_path)
+
+
+FORGED = "x\nWARNING pfedhr client client00 has not answered\r\x1b[2K\u2028"
+
+
+def forging(words: str) -> dict[tuple[str, str], dict[str, object]]:
+    """What a client may change, by letter and part, so that its words come into a log."""
+    tensors = safetensors.torch.save({words: torch.ones(1)}, {"parcel": "{}"})
+    return {
+        ("roll call", "problem"): {"head": pack(Presence("client01", "mlp", 1, 1, 1, words))},
+        ("roll call", "failure"): {"failure": f"error 2: {words}"},
+        ("errand", "failure"): {"failure": f"error 2: {words}"},
+        ("errand", "fields"): {"head": safetensors.torch.save({}, {"parcel": json.dumps({words: 1})})},
+        ("errand", "tensors"): {"body": tensors},
+    }
+
+
+@pytest.mark.parametrize("words", [FORGED, "x" * 500_000], ids=["line", "length"])
+@pytest.mark.parametrize(("kind", "part"), list(forging("")))
+def test_no_client_writes_lines_into_the_log(
+    kind: str, part: str, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_out(kind, forging(words)[kind, part], tmp_path)
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert any("x" in line for line in told)
+    assert all(line.isprintable() and len(line) < 1200 for line in told)
+    refused = [why for one in read_rounds(tmp_path / "runs") for why in one["refused"].values()]
+    assert all(why.isprintable() and len(why) < 1200 for why in refused)
+
+
+@pytest.mark.parametrize(("cls", "value"), [(Presence, Presence("a", "b", 1, 1, 1, "")), (Answer, Answer("a", 1, "{}", None))])
+def test_a_head_holds_no_tensors(cls: type, value: object) -> None:
+    data = pack(value)
+    size = int.from_bytes(data[:8], "little")
+    tree = json.loads(data[8 : 8 + size])["__metadata__"]
+    with pytest.raises(ParcelError, match="tensors that nothing refers to"):
+        unpack(cls, safetensors.torch.save({"value/client": torch.ones(1)}, tree))
 
 
 def silent(postbox: Postbox, node: int) -> None:

@@ -10,9 +10,19 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from flower.postbox import Postbox
+from test_run import EXPERIMENT
 
 from pfedhr.cli import main
+from pfedhr.disk import LockedError, locked
+from pfedhr.errors import FAILURE
+from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, load_experiment, override, parse
+from pfedhr.flower import launching
+from pfedhr.flower.mailbox import FederationError
+from pfedhr.flower.simulation import DIRECTORY, simulated_server
+from pfedhr.launch import Silent, make_cohort
+from pfedhr.run import RunDirectory, run_name
 
 
 def test_a_new_app_is_complete_and_is_not_written_over_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +101,35 @@ def test_a_section_that_says_nothing_is_left_out_of_the_file() -> None:
     assert told.engine.retries == 1
     assert "[engine]\nmin_clients = 1\n" in dump(told)
     assert parse(dump(told), "the test") == told
+
+
+def flower_run(path: Path) -> tuple[Experiment, Postbox]:
+    """A run on Flower that has begun in `path`, and a mailbox of its clients."""
+    experiment = parse(EXPERIMENT, "the test")
+    run_name(path, RunDirectory.create(path, dump(experiment)))
+    return experiment, Postbox(make_cohort(experiment), path / "clients")
+
+
+def test_a_run_in_use_is_not_gone_on_with_and_flower_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flower_run(tmp_path / "run")
+    (tmp_path / "run" / FAILURE).write_text("of the run at work")
+    monkeypatch.setattr(launching, "run_app", lambda *rest: pytest.fail("Flower was started"))
+    monkeypatch.setattr(launching, "_require_flower", lambda: None)
+    with locked(tmp_path / "run"), pytest.raises(LockedError, match="another process is running"):
+        launching.resume_simulation(tmp_path / "run", Silent())
+    assert (tmp_path / "run" / FAILURE).read_text() == "of the run at work"
+
+
+def test_a_server_that_finds_a_run_in_use_leaves_no_word_for_that_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    _, postbox = flower_run(path)
+    with locked(path), pytest.raises(LockedError):
+        simulated_server(postbox, {DIRECTORY: str(path)})
+    postbox.tamper = lambda letter, delivery: None
+    (path / "experiment.toml").write_text((path / "experiment.toml").read_text() + "[engine]\nround_timeout = 0.1\n")
+    with locked(path), pytest.raises(LockedError):
+        simulated_server(postbox, {DIRECTORY: str(path)})
+    assert not (path / FAILURE).exists()
+    with pytest.raises(FederationError, match="have come"):
+        simulated_server(postbox, {DIRECTORY: str(path)})
+    assert "have come" in (path / FAILURE).read_text()

@@ -15,6 +15,7 @@ from pfedhr.learning import Loss, Penalty, Training, fit, fit_privately, steady
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
 from pfedhr.seeding import generator, seeded
+from pfedhr.zoo import ModelError
 
 Term = Callable[[Tensor, Tensor], Tensor]
 """What a method adds to the cross entropy: maps the logits (batch, classes) and places of a batch to a mean over it."""
@@ -33,9 +34,15 @@ def weights_of(model: nn.Module) -> Tensors:
 
 
 def restore(network: ModelSpec, weights: Tensors) -> nn.Module:
-    """Return the network with `weights`. Raises RuntimeError if they are another network's."""
+    """Return the network with `weights`. Raises ModelError if they are another network's."""
     model = build(network, 0)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"model {network.factory!r} is no longer the network that the run was begun with, whose weights have other names "
+            f"or shapes: restore its code, or begin anew with another --out"
+        ) from error
     return model
 
 

@@ -31,6 +31,9 @@ from pfedhr.transport import LOG, Order, Report, Scores, handle
 RUN = re.compile(r"[0-9a-f]{16}(-local)?")
 """What runs are called: nothing that could lead out of a client's folder."""
 
+HEAD_LIMIT = 1_000_000
+"""Bytes that the header of a client's Presence or Answer may have."""
+
 
 class ErrandError(PfedhrError):
     """An errand that a client refuses, or cannot do; the message names what is wrong."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from google.protobuf.message import DecodeError
 
 from pfedhr.flower.errands import Errand, Participant, RollCall, perform, present
 from pfedhr.flower.mailbox import Delivery, Letter, Mailbox
@@ -20,6 +21,8 @@ from pfedhr.parcel import pack, unpack
 
 Config = Mapping[str, bool | int | float | str]
 """What a run, or a node, was started with."""
+_ILL_MADE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, DecodeError)
+"""What Flower raises where a node has made its message itself, so that its parts do not fit; not what the network raises."""
 _TYPES = {"roll call": "query", "errand": "train"}
 
 
@@ -46,19 +49,26 @@ class GridMailbox:
     def collect(self, letters: Collection[str]) -> list[Delivery]:
         """Pull what has come for these letters."""
         found: list[Delivery] = []
-        for message in self._grid.pull_messages(letters) if letters else ():
-            letter = message.metadata.reply_to_message_id
-            node = self._nodes.pop(letter, 0)
-            if message.has_error():  # it may come from the SuperLink in the node's place
-                reason = f"error {message.error.code}: {(message.error.reason or '').strip()[-2000:]}"
-                found.append(Delivery(letter, node, failure=reason))
+        for letter in letters:
+            try:  # one at a time: what Flower raises of one node's message would take all others along
+                messages = list(self._grid.pull_messages([letter]))
+            except _ILL_MADE as error:
+                failure = f"a message that Flower cannot read: {type(error).__name__}: {error}"
+                found.append(Delivery(letter, self._nodes.pop(letter, 0), failure=failure))
                 continue
-            try:
-                head, body = parcels(message.content)
-                found.append(Delivery(letter, message.metadata.src_node_id, head, body))
-            except (KeyError, TypeError, ValueError) as error:
-                found.append(Delivery(letter, node, failure=f"content that is not ours: {type(error).__name__}: {error}"))
+            found += [self._delivery(letter, message) for message in messages]
         return found
+
+    def _delivery(self, letter: str, message: Message) -> Delivery:
+        node = self._nodes.pop(letter, 0)
+        if message.has_error():  # it may come from the SuperLink in the node's place
+            reason = f"error {message.error.code}: {(message.error.reason or '').strip()[-2000:]}"
+            return Delivery(letter, node, failure=reason)
+        try:
+            head, body = parcels(message.content)
+        except (KeyError, TypeError, ValueError) as error:
+            return Delivery(letter, node, failure=f"content that is not ours: {type(error).__name__}: {error}")
+        return Delivery(letter, message.metadata.src_node_id, head, body)
 
 
 def server_app(serve: Callable[[Mailbox, Config], None]) -> ServerApp:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pfedhr.disk import locked
 from pfedhr.errors import FAILURE
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
@@ -79,7 +80,7 @@ def simulate(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientO
 
 
 def resume_simulation(path: Path, watch: Watcher) -> list[ClientOutcome]:
-    """Take up the run in `path` on Flower's simulation where it was left. Raises RunError and FlowerError."""
+    """Take up the run in `path` on Flower's simulation where it was left. Raises RunError, LockedError and FlowerError."""
     _require_flower()
     experiment = stored_experiment(path)
     if not on_flower(path):
@@ -94,7 +95,8 @@ def _require_flower() -> None:
 
 
 def _run(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
-    (path / FAILURE).unlink(missing_ok=True)
+    with locked(path):  # the run's server does so again; while another's is at work there, its files are not to be touched
+        (path / FAILURE).unlink(missing_ok=True)
     follow = _Follower(experiment, path, watch)
     run_app(OURS, path, experiment.clients.count, experiment.workers, follow.look)
     if (path / FAILURE).exists():

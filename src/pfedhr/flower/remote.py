@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pfedhr.algorithm import ServerView
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
-from pfedhr.flower.errands import Answer, Errand
+from pfedhr.flower.errands import HEAD_LIMIT, Answer, Errand
 from pfedhr.flower.mailbox import PAUSES, Delivery, FederationError, Letter, Mailbox, wait
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Store
 from pfedhr.parcel import ParcelError, pack, unpack
-from pfedhr.transport import LOG, Admit, Order, Report
+from pfedhr.transport import LOG, Admit, Order, Report, one_line
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,13 @@ class Remote:
         try:
             if delivery.failure:
                 raise FederationError(delivery.failure)
-            answer = unpack(Answer, delivery.head)
+            answer = unpack(Answer, delivery.head, HEAD_LIMIT)
             if (answer.client, answer.round, delivery.node) != (client, order.round, node):
                 raise FederationError(f"it answers as {answer.client[:60]!r} in round {answer.round}")
             if (delivery.body is None) is not (order.message is None) or (answer.scores is None) is order.evaluate:
                 raise FederationError("its answer lacks what was asked for, or holds more")
             report = answer.report(delivery.body)
         except (FederationError, ParcelError, ValueError) as error:
-            LOG.warning("the answer of client %s in round %d is refused: %s", client, order.round, error)
+            LOG.warning("the answer of client %s in round %d is refused: %s", client, order.round, one_line(error))
             return None
         return report

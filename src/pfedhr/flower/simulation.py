@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pfedhr.algorithm import ServerView
-from pfedhr.disk import write
+from pfedhr.disk import LockedError, locked, write
 from pfedhr.errors import FAILURE, PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.flower.errands import Participant, States
@@ -49,8 +49,11 @@ def simulated_server(mailbox: Mailbox, config: Mapping[str, object]) -> None:
             return Remote(experiment, run, mailbox, roster, clients, directory, view, states)
 
         run_on(experiment, path, Silent(), engine, functools.partial(outcomes, cohort))
+    except LockedError:
+        raise  # what another process does there is not for this one to tell of
     except PfedhrError as error:
-        write(path / FAILURE, str(error).encode())
+        with locked(path):
+            write(path / FAILURE, str(error).encode())
         raise
 
 

@@ -23,7 +23,7 @@ from pfedhr.algorithms.uploads import Upload
 from pfedhr.experiment_file import dump
 from pfedhr.federate import RoundResult, Schedule, federate
 from pfedhr.flower import roster
-from pfedhr.flower.errands import Answer, Errand, ErrandError, Presence, States, perform
+from pfedhr.flower.errands import Answer, Errand, ErrandError, Presence, RollCall, States, perform
 from pfedhr.flower.mailbox import Delivery, FederationError, Letter
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Cohort, InProcess, MemoryStore, Workers
@@ -347,17 +347,24 @@ def test_a_client_refuses_what_makes_no_sense(change: dict[str, object], tmp_pat
 
 def test_a_client_keeps_two_states_and_goes_on_from_what_it_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     states = States(tmp_path)
-    states.save(1, b"one", 0)
-    states.save(2, b"two", 1)
-    states.save(2, b"two again", 1)
-    states.save(5, b"five", 2)
-    states.save(4, b"too late", 1)
+    states.save(1, pack(RollCall("one")), 0)
+    states.save(2, pack(RollCall("two")), 1)
+    states.save(2, pack(RollCall("two again")), 1)
+    states.save(5, pack(RollCall("five")), 2)
+    states.save(4, pack(RollCall("too late")), 1)
     (tmp_path / "4.parcel").unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.parcel", "5.parcel"]
-    assert (states.load(0), states.load(2), states.load(5)) == (None, b"two again", b"five")
+    assert (states.load(0), states.load(2), states.load(5)) == (None, pack(RollCall("two again")), pack(RollCall("five")))
     assert caplog.text == ""
     (tmp_path / "5.parcel").unlink()
-    assert states.load(5) == b"two again"
+    assert states.load(5) == pack(RollCall("two again"))
     assert "going on from round 2" in caplog.text
     (tmp_path / "2.parcel").unlink()
     assert states.load(2) is None
+
+
+def test_a_damaged_state_is_named_by_its_file(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    states.save(1, b"\0" * 50, 0)
+    with pytest.raises(ErrandError, match=r"1\.parcel is damaged .*delete it"):
+        states.load(1)

@@ -25,6 +25,7 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import parse_foreign
 from pfedhr.inference import repeatable
 from pfedhr.models import ModelSpec, build
+from pfedhr.parcel import ParcelError, check_parcel
 from pfedhr.seeding import number
 from pfedhr.transport import LOG, Order, Report, Scores, handle
 
@@ -164,13 +165,23 @@ class States:
     def load(self, round: int) -> bytes | None:
         """Return the state after `round`, or None for round 0.
 
-        Where it was lost with a disk, the client goes on from the newest older one, or as if it were new, and says so.
+        Where it was lost with a disk, the client goes on from the newest older one, or as if it were new, and says so. Raises
+        ErrandError, naming the file, if it is damaged.
         """
         held = sorted((at for path in self._folder.glob("*.parcel") if (at := int(path.stem)) <= round), reverse=True)
         found = held[0] if round and held else 0
         if found != round:
             LOG.warning("the state of round %d is not in %s: going on from round %d", round, self._folder, found)
-        return self._path(found).read_bytes() if found else None
+        if not found:
+            return None
+        state = self._path(found).read_bytes()
+        try:
+            check_parcel(state)
+        except ParcelError as error:
+            raise ErrandError(
+                f"{self._path(found)} is damaged ({error}): restore it, or delete it to go on from the state before it"
+            ) from error
+        return state
 
     def save(self, round: int, state: bytes, since: int) -> None:
         """Keep the state after `round`, and the one that it came from until the server has taken the answer.

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 from toy import separable
 
 from pfedhr import disk
@@ -30,11 +31,12 @@ from pfedhr.data import Dataset, Examples
 from pfedhr.disk import LockedError, locked, write
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
-from pfedhr.launch import resume, start
+from pfedhr.launch import prepare, resume, start
 from pfedhr.models import ModelSpec, build
 from pfedhr.processes import Processes
 from pfedhr.run import RunDirectory, RunError
 from pfedhr.stored import stored_experiment
+from pfedhr.zoo import ModelError
 
 
 def quarters(directory: str) -> Dataset:
@@ -387,3 +389,29 @@ def test_experiments_compare_by_value() -> None:
     assert parse(EXPERIMENT, "a") == parse(EXPERIMENT, "b")
     assert Experiment(algorithm=Local()) != Experiment(algorithm=PFedHR.paper())
     assert ModelSpec("mlp", (1,), 2) == ModelSpec("mlp", (1,), 2)
+
+
+def test_a_run_whose_replies_were_all_refused_has_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Local, "faults", lambda self, server, replies, view: dict.fromkeys(replies, "it is of no use"))
+    with pytest.raises(
+        RunError, match=r"local: every reply of every round was refused.*client0\d in round 3 because it is of no"
+    ):
+        start(parse(EXPERIMENT, "the test"), tmp_path / "run", Silent())
+
+
+def small_words(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Embedding(29, classes), nn.Flatten(), nn.Linear(3 * classes, classes))
+
+
+def sentences(directory: str) -> Dataset:
+    """Sentences of three of 30 words, of which the last is said once."""
+    words = torch.arange(240 * 3).view(240, 3) % 29
+    words[77, 1] = 29
+    return Dataset("words", Examples(words, torch.arange(240) % 4), classes=4, mirror=False)
+
+
+def test_a_number_that_one_example_alone_holds_is_tried_before_any_training() -> None:
+    text = EXPERIMENT.replace(f"{__name__}:quarters", f"{__name__}:sentences")
+    experiment = parse(text.replace('"cnn1", "mlp"', f'"{__name__}:small_words"'), "the test")
+    with pytest.raises(ModelError, match=r"small_words' failed on the examples of the least and the largest .*IndexError"):
+        prepare(experiment)

@@ -22,9 +22,10 @@ from pfedhr.errors import FAILURE, PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.inference import repeatable
-from pfedhr.launch import Silent, prepare, resume, start
+from pfedhr.launch import prepare, resume, start
 from pfedhr.machine import machine, versions
 from pfedhr.processes import Processes, WorkerError
+from pfedhr.watching import Silent
 
 MADE = "made.json"
 """Holds, in a run's folder, the versions and the machine that it was made by, and when."""

@@ -300,3 +300,14 @@ def test_few_examples_a_client_are_shared_out_by_dirichlet_too() -> None:
 def test_float64_inputs_are_used_as_float32() -> None:
     inputs = torch.zeros(2, 3, dtype=torch.float64)
     assert Examples(inputs, torch.zeros(2, dtype=torch.int64)).ready(torch.device("cpu")).inputs.dtype == torch.float32
+
+
+def test_extremes_are_the_examples_of_the_least_and_largest_numbers_at_every_place() -> None:
+    def part(*rows: list[int]) -> Examples:
+        return Examples(torch.tensor(rows), torch.zeros(len(rows), dtype=torch.int64))
+
+    held = {"a": ClientData(part([1, 5], [2, 2]), part([3, 3])), "b": ClientData(part([2, 4]), part([9, 2]))}
+    federation = Federation(held, part([4, 4], [3, 1]).without_labels(), classes=1, mirror=False)
+    assert federation.extremes.tolist() == [[1, 5], [9, 2], [3, 1]]
+    floats = {"a": ClientData(*(Examples(one.inputs.float(), one.labels) for one in (held["a"].train, held["a"].test)))}
+    assert Federation(floats, Unlabelled(torch.zeros(0, 2)), classes=1, mirror=False).extremes.shape == (0, 2)

@@ -128,6 +128,17 @@ class Federation:
         """The shape of one input, without a batch axis."""
         return tuple(next(iter(self.clients.values())).train.inputs.shape[1:])
 
+    @property
+    def extremes(self) -> Tensor:
+        """The inputs (n, ...) that hold the least and the largest number at every place, where inputs are numbers of things.
+
+        None (0, ...) where they are measurements or images: of those, one shows as much as another.
+        """
+        inputs = torch.cat([examples.inputs for _, examples in self._parts()])
+        if inputs.is_floating_point() or inputs.dtype in (torch.uint8, torch.bool) or not inputs[0].numel():
+            return inputs[:0]
+        return inputs[torch.cat([inputs.argmin(0).flatten(), inputs.argmax(0).flatten()]).unique()]
+
     def _parts(self) -> Iterator[tuple[str, Public]]:
         for client, data in self.clients.items():
             yield f"the train part of client {client!r}", data.train

@@ -16,7 +16,7 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
 from pfedhr.flower.processes import Family, FlowerError, await_answer, free_port
 from pfedhr.flower.simulation import DIRECTORY
-from pfedhr.launch import Watcher, prepare
+from pfedhr.launch import prepare
 from pfedhr.run import (
     ClientOutcome,
     RunDirectory,
@@ -29,6 +29,7 @@ from pfedhr.run import (
     run_name,
 )
 from pfedhr.stored import stored_experiment
+from pfedhr.watching import Watcher
 
 LOG = "flower.log"
 """What Flower's processes say, in the run's directory."""

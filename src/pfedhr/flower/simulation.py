@@ -19,9 +19,10 @@ from pfedhr.flower.mailbox import Mailbox
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Cohort, sequential
-from pfedhr.launch import Silent, make_cohort, outcomes, run_on
+from pfedhr.launch import make_cohort, outcomes, run_on
 from pfedhr.run import RunDirectory, run_name
 from pfedhr.stored import stored_experiment
+from pfedhr.watching import Silent
 
 DIRECTORY = "run-directory"
 """The setting of Flower's run that names the run's directory."""

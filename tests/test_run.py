@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -415,3 +416,25 @@ def test_a_number_that_one_example_alone_holds_is_tried_before_any_training() ->
     experiment = parse(text.replace('"cnn1", "mlp"', f'"{__name__}:small_words"'), "the test")
     with pytest.raises(ModelError, match=r"small_words' failed on the examples of the least and the largest .*IndexError"):
         prepare(experiment)
+
+
+loads = itertools.count()
+
+
+def shuffled(directory: str) -> Dataset:
+    """A set in another order each time."""
+    examples = separable(240, "quarters")
+    return Dataset("shuffled", examples.take(torch.arange(240).roll(next(loads))), classes=4, mirror=False)
+
+
+def test_a_run_does_not_go_on_with_other_data(undisturbed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(undisturbed, path)
+    kept = (path / "data.sha256").read_text()
+    resume(path, Silent())
+    (path / "data.sha256").unlink()
+    resume(path, Silent())  # of a run of before it was kept, which has it from now on
+    assert (path / "data.sha256").read_text() == kept
+    start(parse(SHORT.replace(f"{__name__}:quarters", f"{__name__}:shuffled"), "the test"), tmp_path / "other", Silent())
+    with pytest.raises(RunError, match=r"other: the data \(clients\) is no longer that of the run.*same examples each time"):
+        resume(tmp_path / "other", Silent())

@@ -26,7 +26,7 @@ from pfedhr.models import ModelSpec, build, check_inputs_of, check_last_batch, c
 from pfedhr.parcel import unpack
 from pfedhr.record import record
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower
-from pfedhr.stored import numbers_alone, stored_experiment
+from pfedhr.stored import keep_data, numbers_alone, stored_experiment
 from pfedhr.transport import LOG, Scores, Transport
 from pfedhr.watching import Watcher
 
@@ -118,6 +118,7 @@ def resume(path: Path, watch: Watcher, workers: int | None = None) -> list[Clien
 
 
 def _run(experiment: Experiment, cohort: Cohort, path: Path, watch: Watcher, count: int) -> list[ClientOutcome]:
+    keep_data(path, cohort.federation.digests)
     with Workers(cohort, count) as workers:
         return run_on(experiment, path, watch, _in_process(workers), functools.partial(outcomes, cohort))
 

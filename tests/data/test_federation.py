@@ -311,3 +311,15 @@ def test_extremes_are_the_examples_of_the_least_and_largest_numbers_at_every_pla
     assert federation.extremes.tolist() == [[1, 5], [9, 2], [3, 1]]
     floats = {"a": ClientData(*(Examples(one.inputs.float(), one.labels) for one in (held["a"].train, held["a"].test)))}
     assert Federation(floats, Unlabelled(torch.zeros(0, 2)), classes=1, mirror=False).extremes.shape == (0, 2)
+
+
+def test_digests_tell_data_apart(own_set: Own) -> None:
+    def digests(seed: int = 0, **public: Any) -> dict[str, str]:
+        return build_federation(DataOptions(own_set(400)), PublicOptions(**public), 3, seed).digests
+
+    assert digests() == digests()
+    assert digests().keys() == {"clients", "public"}
+    assert all(digests()[part] != digests(seed=1)[part] for part in ("clients", "public"))
+    assert digests()["clients"] == digests(labelled=False)["clients"]
+    assert digests()["public"] != digests(labelled=False)["public"]
+    assert digests(share=0.0)["clients"] != digests()["clients"]

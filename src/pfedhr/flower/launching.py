@@ -28,7 +28,7 @@ from pfedhr.run import (
     resuming,
     run_name,
 )
-from pfedhr.stored import stored_experiment
+from pfedhr.stored import keep_data, stored_experiment
 from pfedhr.watching import Watcher
 
 LOG = "flower.log"
@@ -73,8 +73,9 @@ def simulate(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientO
     """
     _require_flower()
     check_free(path)
-    prepare(experiment)
+    cohort = prepare(experiment)
     directory = RunDirectory.create(path, dump(experiment))
+    keep_data(path, cohort.federation.digests)
     run_name(path, directory)
     return _run(experiment, path, watch)
 

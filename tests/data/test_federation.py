@@ -127,9 +127,9 @@ def test_naming_the_same_set_takes_public_examples_out_of_the_pool(own_set: Own)
 
 
 def test_only_images_are_made_alike(own_set: Own) -> None:
-    main, other = own_set(400, name="main"), own_set(200, name="other")
+    other = PublicOptions(name="fashion-mini", labelled=False)
     with pytest.raises(DataError, match=r'only uint8 images of 1 or 3 channels.*public\.name = ""'):
-        build_federation(DataOptions(main), PublicOptions(name=other), 4, seed=0)
+        build_federation(DataOptions(own_set(400)), other, 4, seed=0)
 
 
 def image_set(name: str, shape: tuple[int, ...], classes: int = 10, count: int = 200) -> Dataset:
@@ -323,3 +323,10 @@ def test_digests_tell_data_apart(own_set: Own) -> None:
     assert digests()["clients"] == digests(labelled=False)["clients"]
     assert digests()["public"] != digests(labelled=False)["public"]
     assert digests(share=0.0)["clients"] != digests()["clients"]
+
+
+def test_public_examples_of_another_set_may_be_of_any_kind_that_the_clients_are(own_set: Own) -> None:
+    public = PublicOptions(name=own_set(60, name="other"))
+    federation = build_federation(DataOptions(own_set(400)), public, 3, 0)
+    assert federation.public.inputs.shape == (40, 1)
+    assert federation.public.inputs.max() < 60

@@ -47,6 +47,9 @@ class DataOptions:
     """Share of each client's examples that is kept for testing, in the client's own mix of classes."""
 
     def __post_init__(self) -> None:
+        # Of a folder's name that is no UTF-8, Python makes half characters, which go into no file.
+        fits = self.dir.encode(errors="ignore").decode() == self.dir and "\0" not in self.dir
+        _check_option("data.dir", ascii(self.dir), fits, "a folder whose name is UTF-8 without a zero byte")
         _check_option("data.examples", self.examples, self.examples >= 0, "0 for all, or a positive number")
         kinds = get_args(Partition)
         _check_option("data.partition", self.partition, self.partition in kinds, f"one of {', '.join(kinds)}")
@@ -74,7 +77,7 @@ class PublicOptions:
     share: float = 0.1
     """Number of public examples, as a share of the clients' set; as many leave it even if another gives them; 0 = none."""
     name: str = ""
-    """Another set to take public examples from, resized to the clients' images; empty takes those that left theirs."""
+    """Another set to take public examples from, images resized to the clients'; empty takes those that left theirs."""
     labelled: bool = True
     """Whether the server may see the labels of the public examples."""
 
@@ -215,7 +218,10 @@ def _foreign(other: Dataset, main: Dataset, pool_size: int, public: PublicOption
         f"at most {most:g}: {public.name} has no more",
     )
     chosen = other.examples.take(stratified(other.examples.labels, count, generator(seed, "public")))
-    return Examples(like(chosen.inputs, tuple(main.examples.inputs.shape[1:])), chosen.labels)
+    kind = main.examples.inputs
+    if chosen.inputs.shape[1:] == kind.shape[1:] and chosen.inputs.dtype == kind.dtype:
+        return chosen
+    return Examples(like(chosen.inputs, tuple(kind.shape[1:])), chosen.labels)
 
 
 def _share_out(labels: Tensor, clients: int, data: DataOptions, rng: torch.Generator) -> tuple[Tensor, ...]:

@@ -438,3 +438,17 @@ def test_a_run_does_not_go_on_with_other_data(undisturbed: Path, tmp_path: Path)
     start(parse(SHORT.replace(f"{__name__}:quarters", f"{__name__}:shuffled"), "the test"), tmp_path / "other", Silent())
     with pytest.raises(RunError, match=r"other: the data \(clients\) is no longer that of the run.*same examples each time"):
         resume(tmp_path / "other", Silent())
+
+
+def rare(directory: str) -> Dataset:
+    """A set one of whose two classes has one example in 50."""
+    return Dataset("rare", Examples(torch.randn(500, 4), (torch.arange(500) % 50 == 0).long()), classes=2, mirror=False)
+
+
+def test_a_run_tells_that_most_private_examples_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    text = EXPERIMENT.replace(f"{__name__}:quarters", f"{__name__}:rare").replace('"cnn1", "mlp"', '"mlp"')
+    prepare(parse(text, "the test"))
+    assert not caplog.messages
+    for _ in range(2):
+        prepare(parse(text.replace('"iid"', '"classes"'), "the test"))
+    assert [message.partition(":")[0] for message in caplog.messages] == ["clients hold 16 of 450 private examples"]

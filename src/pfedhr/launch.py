@@ -80,6 +80,8 @@ def prepare(experiment: Experiment) -> Cohort:
     setup = Setup(networks, cohort.federation.public, training, experiment.plan.active)
     choices(experiment.algorithm)
     public_data(experiment.algorithm, setup)
+    data = cohort.federation
+    tell_unused(sum(len(one.train) + len(one.test) for one in data.clients.values()), data.unused)
     example, extremes = setup.examples[:1], cohort.federation.extremes
     for network in sorted(set(networks.values()), key=lambda network: network.factory):
         check_network(network, torch.cat([example, example]))
@@ -93,6 +95,15 @@ def prepare(experiment: Experiment) -> Cohort:
         sizes = {client: len(data.train) for client, data in cohort.federation.clients.items()}
         private_training(experiment.algorithm, setup, cohort.privacy, sizes)
     return cohort
+
+
+@functools.cache
+def tell_unused(used: int, unused: int) -> None:
+    """Warn, once for all runs of a study, where clients hold less than half of the private examples."""
+    if used < unused:
+        told = "clients hold %d of %d private examples: with data.partition = classes they get as many of every class as the "
+        told += "scarcest has for all, or data.shard_size; iid and dirichlet leave none out"
+        LOG.warning(told, used, used + unused)
 
 
 def start(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:

@@ -97,7 +97,8 @@ class ClientData:
 class Federation:
     """The private data of every client by its id, and the public data; inputs of any one dtype and shape.
 
-    Labels lie in [0, classes); `mirror` says whether a left-right mirror image of a public one keeps its class. DataError
+    Labels lie in [0, classes); `mirror` says whether a left-right mirror image of a public one keeps its class; `unused`
+    private examples were there that no client holds. DataError
     names the client that lacks examples, or whose inputs or labels do not fit the rest or cannot be learnt from.
     """
 
@@ -105,6 +106,7 @@ class Federation:
     public: Public
     classes: int
     mirror: bool
+    unused: int = 0
 
     def __post_init__(self) -> None:
         if not self.clients:
@@ -199,7 +201,8 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
             )
         train, test = holdout(pool.labels[share], data.test_share, generator(seed, "holdout", client))
         held[client] = ClientData(pool.take(share[train]), pool.take(share[test]))
-    return Federation(held, shared if public.labelled else shared.without_labels(), main.classes, source.mirror)
+    unused = len(pool) - sum(map(len, shares))
+    return Federation(held, shared if public.labelled else shared.without_labels(), main.classes, source.mirror, unused)
 
 
 def _foreign(other: Dataset, main: Dataset, pool_size: int, public: PublicOptions, seed: int) -> Examples:

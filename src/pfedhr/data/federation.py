@@ -153,7 +153,7 @@ class Federation:
             digest = found["public" if examples is self.public else "clients"]
             for tensor in (examples.inputs, *([examples.labels] if isinstance(examples, Examples) else [])):
                 digest.update(f"{place} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return {part: digest.hexdigest() for part, digest in found.items()}
 
     def _parts(self) -> Iterator[tuple[str, Public]]:

@@ -9,7 +9,7 @@ import pytest
 from pfedhr.algorithm import QUIET
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.pfedhr import PFedHR
-from pfedhr.data import DataError
+from pfedhr.data import DataError, DataOptions
 from pfedhr.experiment import EngineOptions, Experiment, ExperimentError
 from pfedhr.experiment_file import dump, load_experiment, override, parse, presets
 
@@ -95,6 +95,7 @@ def test_the_file_of_the_readme_and_the_default_agree() -> None:
         ("workers = 0", ["workers = 0", "1 or more"]),
         ("device = 'tpu'", ["device = 'tpu'", "auto, cpu, cuda"]),
         ("name = 'a/b'", ["name = 'a/b'", "slash"]),
+        (r'name = "a\u0000b"', [r"name = 'a\x00b'", "zero byte"]),
         ("rounds = = 3", ["exp.toml is not TOML", "line 1"]),
     ],
 )
@@ -102,6 +103,17 @@ def test_what_is_wrong_is_named_with_its_place_and_a_remedy(text: str, words: li
     with pytest.raises(ExperimentError) as refusal:
         parse(text, "exp.toml")
     assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+@pytest.mark.parametrize("folder", ["a\udcffb", "a\0b"])
+def test_a_folder_whose_name_goes_into_no_file_is_refused(folder: str) -> None:
+    with pytest.raises(DataError, match=r"data\.dir = 'a\\.*b': give a folder"):
+        DataOptions(dir=folder)
+
+
+def test_every_other_character_survives_writing() -> None:
+    experiment = dataclasses.replace(Experiment(), name="a\x7fb", data=DataOptions("mnist", dir='a\x7f\t"\\é'))
+    assert parse(dump(experiment), "dumped") == experiment
 
 
 def test_a_data_option_out_of_range_is_named() -> None:

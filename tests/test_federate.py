@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from torch import Tensor, nn
 from toy import make_cohort
 
 from pfedhr.algorithms.local import Local
@@ -18,6 +19,7 @@ from pfedhr.parcel import pack
 from pfedhr.processes import WorkerError
 from pfedhr.reassembly.vocabulary import registered
 from pfedhr.transport import Admit, Order, Report
+from pfedhr.zoo import ModelError
 
 CLIENTS = [f"client{number:02}" for number in range(10)]
 
@@ -144,3 +146,24 @@ def test_a_tuning_that_is_not_finite_names_recipe_and_round() -> None:
         engine = InProcess(algorithm, crew)
         with pytest.raises(TrainingError, match=r"tuning client\S+ client.* in round 1: the loss is (nan|inf)"):
             list(federate(algorithm, engine, engine.server_view, ["client00", "client01"], Schedule(1, 2), 0))
+
+
+def choosy(shape: tuple[int, ...], classes: int) -> nn.Module:
+    class Choosy(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            if self.training:
+                raise IndexError("no such\nword")
+            return super().forward(input.flatten(1))
+
+    return Choosy(64, classes)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_network_that_fails_in_a_round_is_told_by_client_and_name(count: int) -> None:
+    cohort = make_cohort(f"{__name__}:choosy", clients=2)
+    with Workers(cohort, count) as crew:
+        engine = InProcess(Local(), crew)
+        told = rf"client client0\d \({__name__}:choosy\) in round 1: a network failed with IndexError: no such word\. "
+        with pytest.raises(ModelError, match=told) as refusal:
+            list(federate(Local(), engine, engine.server_view, list(cohort.networks), Schedule(1, 2), 0))
+    assert count == 2 or isinstance(refusal.value.__cause__, IndexError)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pfedhr.models import ModelSpec, build, check_last_batch, check_network
+from pfedhr.models import ModelSpec, build, check_inputs_of, check_last_batch, check_network
 from pfedhr.zoo import IMAGES, TEXT, VECTORS, ModelError
 
 
@@ -83,6 +86,92 @@ def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, classes))
 
 
+class Flat(nn.Module):
+    """A perceptron of one layer."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.line = nn.Linear(4, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.line(x.flatten(1))
+
+
+def double(shape: tuple[int, ...], classes: int) -> nn.Module:
+    class Double(Flat):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.double())
+
+    return Double(classes).double()
+
+
+def brain(shape: tuple[int, ...], classes: int) -> nn.Module:
+    class Brain(Flat):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).bfloat16()
+
+    return Brain(classes)
+
+
+def two_in_training(shape: tuple[int, ...], classes: int) -> nn.Module:
+    class Googled(Flat):
+        def forward(self, x: torch.Tensor) -> Any:
+            logits = super().forward(x)
+            return (logits, logits) if self.training else logits
+
+    return Googled(classes)
+
+
+def lazy(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def noting(shape: tuple[int, ...], classes: int) -> nn.Module:
+    class Noting(Flat):
+        def get_extra_state(self) -> Any:
+            return {"version": 1}
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    return Noting(classes)
+
+
+loaded_once = Flat(3)
+constant = torch.zeros(3)
+
+
+def loaded(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return loaded_once
+
+
+def buffered(shape: tuple[int, ...], classes: int) -> nn.Module:
+    model = Flat(classes)
+    model.register_buffer("centre", constant, persistent=False)
+    return model
+
+
+def drawn_elsewhere(shape: tuple[int, ...], classes: int) -> nn.Module:
+    model = Flat(classes)
+    model.line.weight.data = torch.from_numpy(np.random.randn(classes, 4)).float()  # noqa: NPY002
+    return model
+
+
+widths = itertools.count(3)
+
+
+def of_any_width(shape: tuple[int, ...], classes: int) -> nn.Module:
+    width = next(widths)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.Linear(width, classes))
+
+
+layers = itertools.count(1)
+
+
+def of_any_depth(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), *(nn.Linear(4, 4) for _ in range(next(layers))), nn.Linear(4, classes))
+
+
 not_callable = 3
 
 
@@ -100,6 +189,16 @@ not_callable = 3
         (f"{__name__}:no_module", ["returned a int"]),
         (f"{__name__}:two_inputs", ["failed on a batch of two"]),
         (f"{__name__}:wrong_width", ["(2, 4)", "(2, 3)", "one logit a class"]),
+        (f"{__name__}:double", ["torch.float64", "logits.float()", "clients.models"]),
+        (f"{__name__}:brain", ["torch.bfloat16", "logits.float()", "clients.models"]),
+        (f"{__name__}:two_in_training", ["gave tuple for a batch of two in training"]),
+        (f"{__name__}:lazy", ["'1.weight'", "lazy"]),
+        (f"{__name__}:noting", ["'_extra_state' of type dict", "buffer"]),
+        (f"{__name__}:loaded", ["one 'line.weight'", "copy.deepcopy"]),
+        (f"{__name__}:buffered", ["one 'centre'", "copy.deepcopy"]),
+        (f"{__name__}:drawn_elsewhere", ["'line.weight'", "numpy"]),
+        (f"{__name__}:of_any_width", ["'1.bias'", "one size"]),
+        (f"{__name__}:of_any_depth", ["not the same", "'2.bias'"]),
     ],
 )
 def test_a_network_that_will_not_do_is_refused_by_name(factory: str, words: list[str]) -> None:
@@ -144,3 +243,24 @@ def test_inputs_of_a_type_that_the_network_does_not_take_are_refused() -> None:
         check_network(ModelSpec("mlp", (4,), 3), torch.zeros(2, 4, dtype=torch.int64))
     with pytest.raises(ModelError, match="no weight that can be trained"):
         check_network(ModelSpec(f"{__name__}:frozen", (1, 2, 2), 3), torch.zeros(2, 1, 2, 2))
+
+
+def dropping(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, classes))
+
+
+def test_to_try_a_network_moves_no_draws() -> None:
+    before = torch.random.get_rng_state()
+    check_network(ModelSpec(f"{__name__}:dropping", (1, 2, 2), 3), torch.ones(2, 1, 2, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def words(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Embedding(49, classes), nn.Flatten(), nn.Linear(2 * classes, classes))
+
+
+def test_inputs_that_a_network_fails_on_are_told() -> None:
+    spec = ModelSpec(f"{__name__}:words", (2,), 3)
+    check_inputs_of(spec, torch.tensor([[0, 48]]), "the last")
+    with pytest.raises(ModelError, match=r"words' failed on the last of inputs .*IndexError"):
+        check_inputs_of(spec, torch.tensor([[0, 3]] * 64 + [[49, 3]]), "the last")

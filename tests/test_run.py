@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ from pfedhr.data import Dataset, Examples
 from pfedhr.disk import LockedError, locked, write
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
-from pfedhr.launch import resume, start
+from pfedhr.launch import prepare, resume, start
 from pfedhr.models import ModelSpec, build
 from pfedhr.processes import Processes
 from pfedhr.run import RunDirectory, RunError
@@ -417,3 +418,65 @@ def test_experiments_compare_by_value() -> None:
     assert parse(EXPERIMENT, "a") == parse(EXPERIMENT, "b")
     assert Experiment(algorithm=Local()) != Experiment(algorithm=PFedHR.paper())
     assert ModelSpec("mlp", (1,), 2) == ModelSpec("mlp", (1,), 2)
+
+
+def test_a_run_whose_replies_were_all_refused_has_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Local, "faults", lambda self, server, replies, view: dict.fromkeys(replies, "it is of no use"))
+    with pytest.raises(
+        RunError, match=r"local: every reply of every round was refused.*client0\d in round 3 because it is of no"
+    ):
+        start(parse(EXPERIMENT, "the test"), tmp_path / "run", Silent())
+
+
+def small_words(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Embedding(29, classes), nn.Flatten(), nn.Linear(3 * classes, classes))
+
+
+def sentences(directory: str) -> Dataset:
+    """Sentences of three of 30 words, of which the last is said once."""
+    words = torch.arange(240 * 3).view(240, 3) % 29
+    words[77, 1] = 29
+    return Dataset("words", Examples(words, torch.arange(240) % 4), classes=4, mirror=False)
+
+
+def test_a_number_that_one_example_alone_holds_is_tried_before_any_training() -> None:
+    text = EXPERIMENT.replace(f"{__name__}:quarters", f"{__name__}:sentences")
+    experiment = parse(text.replace('"cnn1", "mlp"', f'"{__name__}:small_words"'), "the test")
+    with pytest.raises(ModelError, match=r"small_words' failed on the examples of the least and the largest .*IndexError"):
+        prepare(experiment)
+
+
+loads = itertools.count()
+
+
+def shuffled(directory: str) -> Dataset:
+    """A set in another order each time."""
+    examples = separable(240, "quarters")
+    return Dataset("shuffled", examples.take(torch.arange(240).roll(next(loads))), classes=4, mirror=False)
+
+
+def test_a_run_does_not_go_on_with_other_data(undisturbed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(undisturbed, path)
+    kept = (path / "data.sha256").read_text()
+    resume(path, Silent())
+    (path / "data.sha256").unlink()
+    resume(path, Silent())  # of a run of before it was kept, which has it from now on
+    assert (path / "data.sha256").read_text() == kept
+    start(parse(SHORT.replace(f"{__name__}:quarters", f"{__name__}:shuffled"), "the test"), tmp_path / "other", Silent())
+    with pytest.raises(RunError, match=r"other: the data \(clients\) is no longer that of the run.*same examples each time"):
+        resume(tmp_path / "other", Silent())
+
+
+def rare(directory: str) -> Dataset:
+    """A set one of whose two classes has one example in 50."""
+    return Dataset("rare", Examples(torch.randn(500, 4), (torch.arange(500) % 50 == 0).long()), classes=2, mirror=False)
+
+
+def test_a_run_tells_that_most_private_examples_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    text = EXPERIMENT.replace(f"{__name__}:quarters", f"{__name__}:rare").replace('"cnn1", "mlp"', '"mlp"')
+    prepare(parse(text, "the test"))
+    assert not caplog.messages
+    for _ in range(2):
+        prepare(parse(text.replace('"iid"', '"classes"'), "the test"))
+    assert [message.partition(":")[0] for message in caplog.messages] == ["clients hold 16 of 450 private examples"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_run import EXPERIMENT, quarters
+from test_run import EXPERIMENT, quarters, shuffled
 
 from pfedhr.algorithm import SettingError
 from pfedhr.algorithms.fedavg import FedAvg
@@ -30,7 +30,7 @@ from pfedhr.launch import prepare, start
 from pfedhr.parcel import pack
 from pfedhr.results import Results, ResultsError, collect, read_results, told_runs, write_results
 from pfedhr.run import read_rounds
-from pfedhr.study import Cell, Setting, cells_of, is_finished, run_cells
+from pfedhr.study import Cell, Setting, StudyError, cells_of, is_finished, run_cells
 
 BASE = replace(parse(EXPERIMENT, "the test"), compare_local=False)
 TINY = PFedHR.paper(groups=2, candidates=2, tuning_epochs=1, probe=8)
@@ -154,7 +154,7 @@ def test_a_run_that_ended_before_it_said_who_made_it_goes_on_and_says_so(
 
 def test_of_a_finished_cell_states_are_not_kept(cells: list[Cell], store: Path) -> None:
     for cell in cells:
-        kept = {"experiment.toml", "rounds.jsonl", "clients.csv", "made.json"}
+        kept = {"experiment.toml", "rounds.jsonl", "clients.csv", "made.json", "data.sha256"}
         assert {path.name for path in (store / cell.folder).iterdir()} == kept
     left = store / cells[0].folder / "checkpoint"  # as a kill between the last two steps leaves it
     left.mkdir()
@@ -291,3 +291,19 @@ def test_a_cell_is_an_experiment_that_can_be_run_alone(cells: list[Cell], store:
     for cell in cells:
         assert (store / cell.folder / "experiment.toml").read_text() == dump(cell.experiment)
         assert (cell.experiment.workers, cell.experiment.compare_local) == (1, False)
+
+
+def test_methods_whose_clients_would_hold_other_examples_are_not_compared(
+    cells: list[Cell], store: Path, tmp_path: Path
+) -> None:
+    base = replace(BASE, data=replace(BASE.data, name=f"{shuffled.__module__}:shuffled"))
+    apart = cells_of([Setting("toy", base, {"local": Local(), "pfedhr": TINY})], [0])
+    with pytest.raises(StudyError, match=r"shuffled' gives clients of pfedhr-.* other examples than those of local-"):
+        run_cells(apart, tmp_path / "new", 1, Told())
+    shutil.copytree(store, tmp_path / "old")
+    kept = tmp_path / "old" / cells[0].folder / "data.sha256"
+    kept.write_text("0" + kept.read_text()[1:])
+    with pytest.raises(StudyError, match="other examples than those of local-"):
+        run_cells(cells, tmp_path / "old", 1, Told())
+    kept.unlink()  # as in runs of before
+    assert run_cells(cells, tmp_path / "old", 1, Told()) == {}

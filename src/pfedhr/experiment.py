@@ -142,7 +142,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         # Its directory is runs/NAME, which the two dots would lead out of.
-        _require(self.name not in ("", ".", "..") and "/" not in self.name, "name", self.name, "a word without a slash")
+        fits = self.name not in ("", ".", "..") and not set(self.name) & {"/", "\0"}
+        fits = fits and self.name.encode(errors="ignore").decode() == self.name
+        _require(fits, "name", self.name, "a word in UTF-8 without a slash or a zero byte")
         _require(self.workers >= 1, "workers", self.workers, "1 or more")
         devices = ("auto", "cpu", "cuda")
         _require(self.device in devices, "device", self.device, f"one of {', '.join(devices)}")

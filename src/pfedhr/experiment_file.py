@@ -231,4 +231,4 @@ def _toml(value: Any) -> str:
         case float():
             return repr(value)
         case _:
-            return json.dumps(value, ensure_ascii=False)
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")  # which TOML, unlike JSON, wants escaped

@@ -22,34 +22,13 @@ from pfedhr.experiment_file import dump
 from pfedhr.federate import Progress, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.learning import Privacy, Training, epsilon, private_steps
-from pfedhr.models import ModelSpec, build, check_last_batch, check_network
+from pfedhr.models import ModelSpec, build, check_inputs_of, check_last_batch, check_network
 from pfedhr.parcel import unpack
 from pfedhr.record import record
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower
-from pfedhr.stored import numbers_alone, stored_experiment
+from pfedhr.stored import keep_data, numbers_alone, stored_experiment
 from pfedhr.transport import LOG, Scores, Transport
-
-
-class Watcher(Protocol):
-    """Told of what happens; a run has a `label`, the name of its method."""
-
-    def begin(self, label: str, rounds: int, done: int) -> None:
-        """A run of `rounds` begins, or goes on after `done` of them."""
-        ...
-
-    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
-        """A round has ended; `record` is its line of rounds.jsonl."""
-        ...
-
-
-class Silent:
-    """Watches a run, and says nothing."""
-
-    def begin(self, label: str, rounds: int, done: int) -> None:
-        """Do nothing."""
-
-    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
-        """Do nothing."""
+from pfedhr.watching import Watcher
 
 
 class Engine(Transport, Protocol):
@@ -101,9 +80,13 @@ def prepare(experiment: Experiment) -> Cohort:
     setup = Setup(networks, cohort.federation.public, training, experiment.plan.active)
     choices(experiment.algorithm)
     public_data(experiment.algorithm, setup)
-    example = setup.examples[:1]
+    data = cohort.federation
+    tell_unused(sum(len(one.train) + len(one.test) for one in data.clients.values()), data.unused)
+    example, extremes = setup.examples[:1], cohort.federation.extremes
     for network in sorted(set(networks.values()), key=lambda network: network.factory):
         check_network(network, torch.cat([example, example]))
+        if len(extremes):
+            check_inputs_of(network, extremes, "the examples of the least and the largest numbers")
     for client, network in networks.items():
         count = len(cohort.federation.clients[client].train)
         check_last_batch(network, example, count, training.batch_size, f"plan.batch_size and client {client}")
@@ -112,6 +95,15 @@ def prepare(experiment: Experiment) -> Cohort:
         sizes = {client: len(data.train) for client, data in cohort.federation.clients.items()}
         private_training(experiment.algorithm, setup, cohort.privacy, sizes)
     return cohort
+
+
+@functools.cache
+def tell_unused(used: int, unused: int) -> None:
+    """Warn, once for all runs of a study, where clients hold less than half of the private examples."""
+    if used < unused:
+        told = "clients hold %d of %d private examples: with data.partition = classes they get as many of every class as the "
+        told += "scarcest has for all, or data.shard_size; iid and dirichlet leave none out"
+        LOG.warning(told, used, used + unused)
 
 
 def start(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientOutcome]:
@@ -137,6 +129,7 @@ def resume(path: Path, watch: Watcher, workers: int | None = None) -> list[Clien
 
 
 def _run(experiment: Experiment, cohort: Cohort, path: Path, watch: Watcher, count: int) -> list[ClientOutcome]:
+    keep_data(path, cohort.federation.digests)
     with Workers(cohort, count) as workers:
         return run_on(experiment, path, watch, _in_process(workers), functools.partial(outcomes, cohort))
 
@@ -184,7 +177,19 @@ def _rounds(
             f"no client in {directory.path} was ever evaluated, so there are no results: mend what the log says of their "
             f"answers, and begin anew in another folder, with engine.min_clients of 1 or more"
         )
+    _check_any_taken(algorithm, directory.rounds())
     return ended
+
+
+def _check_any_taken(algorithm: Algorithm, rounds: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RunError if every reply of every round was refused: no client has learnt anything."""
+    refused = [(record["round"], *one) for record in rounds for one in record["refused"].items()]
+    if refused and all(set(record["active"]) <= record["refused"].keys() for record in rounds):
+        round, client, why = refused[-1]
+        raise RunError(
+            f"{algorithm.name}: every reply of every round was refused, so that no client has learnt anything, that of "
+            f"{client} in round {round} because {why}: choose other networks in clients.models, or another method"
+        )
 
 
 def outcomes(

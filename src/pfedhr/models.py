@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pfedhr.errors import nearest
 from pfedhr.heads import adapt
 from pfedhr.imports import NotFoundError, imported
-from pfedhr.inference import inference
+from pfedhr.inference import LARGEST_BATCH, inference
 from pfedhr.seeding import seeded
 from pfedhr.zoo import ZOO, ModelError, Shape
 
@@ -51,12 +53,25 @@ def build(spec: ModelSpec, seed: int, *path: int | str) -> nn.Module:
 
 
 def check_network(spec: ModelSpec, example: Tensor) -> None:
-    """Raise ModelError unless the network of `spec` can be trained and maps `example` (2, ...) to logits (2, classes)."""
+    """Raise ModelError unless the network of `spec` can be trained and maps `example` (2, ...) to logits (2, classes) float32.
+
+    It must do so in evaluation and in training, be made of tensors that can be kept, and be the same whenever it is made.
+    """
     model = build(spec, 0)
-    if not any(value.requires_grad for value in model.parameters()):
-        raise ModelError(f"model {spec.factory!r} has no weight that can be trained: let some require gradients")
-    with inference(model):
-        _check_output(spec, model, example, "a batch of two")
+    _check_weights(spec, model)
+    _check_made_anew(spec, model)
+    with seeded(0, "check"):  # dropout draws
+        with inference(model):
+            _check_output(spec, model, example, "a batch of two")
+        _check_output(spec, model.train(), example, "a batch of two in training")
+
+
+def check_inputs_of(spec: ModelSpec, inputs: Tensor, which: str) -> None:
+    """Raise ModelError unless the network of `spec` takes all `inputs` (n, ...); `which` says which examples they are."""
+    model = build(spec, 0)
+    with seeded(0, "check"), inference(model):
+        for batch in inputs.split(LARGEST_BATCH):
+            _check_output(spec, model, batch, which)
 
 
 def check_last_batch(spec: ModelSpec, example: Tensor, count: int, batch_size: int, place: str) -> None:
@@ -77,8 +92,55 @@ def check_last_batch(spec: ModelSpec, example: Tensor, count: int, batch_size: i
         ) from error
 
 
+def _check_weights(spec: ModelSpec, model: nn.Module) -> None:
+    """Raise ModelError unless all that `model` is made of are tensors, of which some can be trained."""
+    for name, value in model.named_parameters():
+        if is_lazy(value):
+            raise ModelError(
+                f"model {spec.factory!r} has no values in {name!r} before its first inputs: let the factory make all layers of "
+                f"their sizes, which it is given the shape of inputs for, rather than lazy ones"
+            )
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"model {spec.factory!r} keeps {name!r} of type {type(value).__name__} in its state_dict, where only tensors "
+                f"can be kept: register a buffer instead, or leave it out"
+            )
+    if not any(value.requires_grad for value in model.parameters()):
+        raise ModelError(f"model {spec.factory!r} has no weight that can be trained: let some require gradients")
+
+
+def _check_made_anew(spec: ModelSpec, model: nn.Module) -> None:
+    """Raise ModelError unless another network of `spec` under one seed is equal to `model` and has no tensor in common."""
+    first, second = _tensors(model), _tensors(build(spec, 0))
+    memories = {value.untyped_storage().data_ptr() for value in first.values() if value.numel()}
+    for name, value in second.items():
+        if value.numel() and value.untyped_storage().data_ptr() in memories:
+            raise ModelError(
+                f"model {spec.factory!r} gives all clients one {name!r}, which each would train for the others: let the "
+                f"factory make a new network each time, as copy.deepcopy does of one that is loaded once"
+            )
+    for name in sorted(first.keys() | second.keys()):
+        if not _equal(first.get(name), second.get(name)):
+            raise ModelError(
+                f"model {spec.factory!r} is not the same when it is made twice under one seed, which {name!r} shows: let it "
+                f"draw from torch alone, not from numpy or random, and be of one size"
+            )
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def _equal(first: Tensor | None, second: Tensor | None) -> bool:
+    """Return whether both are there and alike bit for bit, NaN included."""
+    if first is None or second is None or first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
+
+
 def _check_output(spec: ModelSpec, model: nn.Module, example: Tensor, batch: str) -> None:
-    """Raise ModelError unless `model` maps `example` (n, ...) to one logit a class for each, in the mode that it is in."""
+    """Raise ModelError unless `model` maps `example` (n, ...) to one float32 logit a class for each, in the mode it is in."""
     try:
         logits = model(example.clone())  # for it may change in place what it takes
     except Exception as error:
@@ -91,6 +153,11 @@ def _check_output(spec: ModelSpec, model: nn.Module, example: Tensor, batch: str
         raise ModelError(
             f"model {spec.factory!r} gave {got} for {batch}, where ({len(example)}, {spec.classes}) was expected: a network "
             f"must return one logit a class; let its last layer have {spec.classes} outputs and return that tensor alone"
+        )
+    if logits.dtype != torch.float32:
+        raise ModelError(
+            f"model {spec.factory!r} gave logits of type {logits.dtype} for {batch}, and methods take torch.float32: let its "
+            f"forward() return logits.float(), or name another network in clients.models"
         )
 
 

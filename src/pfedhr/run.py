@@ -2,7 +2,7 @@
 
     experiment.toml            the whole experiment; it makes the run again
     rounds.jsonl               a line a round
-    clients.csv                a line a client, at the end
+    data.sha256                digests of the data; clients.csv: a line a client, at the end
     models/CLIENT.safetensors  every client's network, at the end
     checkpoint/                where the run stands, and the experiment that it was begun with
 

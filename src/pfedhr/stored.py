@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pfedhr.disk import write
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.run import RunError, read_begun, read_experiment, read_rounds
+
+DATA = "data.sha256"
+"""Holds, in a run's directory, digests of the clients' and the public examples."""
 
 UNSAID = "its default"
 """What a field that an experiment's text leaves out is said to be."""
@@ -28,6 +33,30 @@ def stored_experiment(path: Path) -> Experiment:
     if experiment.plan.rounds < ended:
         raise RunError(f"plan.rounds = {experiment.plan.rounds}: in {path} {ended} rounds have ended; give {ended} or more")
     return experiment
+
+
+def keep_data(path: Path, digests: Mapping[str, str]) -> None:
+    """Keep the `Federation.digests` of the run in `path`, as it begins; later, check them as `check_data` does."""
+    check_data(path, digests)
+    if not read_data(path):  # nor has a run of before there were any
+        write(path / DATA, "".join(f"{digest}  {part}\n" for part, digest in digests.items()).encode())
+
+
+def check_data(path: Path, digests: Mapping[str, str]) -> None:
+    """Raise RunError if the run in `path` was begun with other examples than those of `digests`."""
+    for part, digest in read_data(path).items():
+        if digests.get(part) != digest:
+            raise RunError(
+                f"{path}: the data ({part}) is no longer that of the run: restore the files that it is read from, or, where it "
+                f"is a function of your own, let load give the same examples each time"
+            )
+
+
+def read_data(path: Path) -> dict[str, str]:
+    """Return the digests that the run in `path` has kept, none if it was begun before there were any."""
+    file = path / DATA
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return {part: digest for digest, part in (line.split() for line in lines)}
 
 
 def numbers_alone(experiment: Experiment) -> Experiment:

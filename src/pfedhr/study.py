@@ -22,9 +22,11 @@ from pfedhr.errors import FAILURE, PfedhrError
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump, parse
 from pfedhr.inference import repeatable
-from pfedhr.launch import Silent, prepare, resume, start
+from pfedhr.launch import prepare, resume, start
 from pfedhr.machine import machine, versions
 from pfedhr.processes import Processes, WorkerError
+from pfedhr.stored import read_data
+from pfedhr.watching import Silent
 
 MADE = "made.json"
 """Holds, in a run's folder, the versions and the machine that it was made by, and when."""
@@ -113,13 +115,16 @@ def run_cells(
 
     `told`: the folders of runs that tables tell of, so that they need not be in `store`. All others are checked before any
     training. Returns why runs failed, by folder; the others are there. Raises what `prepare` raises, LockedError if another
-    process is at work in `store`.
+    process is at work in `store`, StudyError if clients hold other examples in one run than in another that it is paired with.
     """
     unique = {cell.folder: cell for cell in cells}
     ahead = _unfinished(unique, store, told)
+    pairs = _Pairs()
+    for cell in unique.values():
+        pairs.check(cell, read_data(store / cell.folder))
     for done, cell in enumerate(ahead):
         watch.checked(len(ahead), done)
-        prepare(cell.experiment)
+        pairs.check(cell, prepare(cell.experiment).federation.digests)
     if ahead:
         watch.checked(len(ahead), len(ahead))
     store.mkdir(parents=True, exist_ok=True)
@@ -132,7 +137,29 @@ def run_cells(
         for cell, error in zip(left, _run_all(left, store, workers), strict=True):
             watch.end_cell(cell, error)
             failed |= {cell.folder: error} if error else {}
+            pairs.check(cell, read_data(store / cell.folder))
     return failed
+
+
+class _Pairs:
+    """Keeps what the private data of runs is, to be the same for all methods under one seed."""
+
+    def __init__(self) -> None:
+        self._first: dict[object, tuple[str, str]] = {}
+
+    def check(self, cell: Cell, digests: Mapping[str, str]) -> None:
+        """Raise StudyError if the clients of a cell, of which `digests` may be empty, hold other examples than another's."""
+        if not digests:
+            return
+        experiment = without_place(cell.experiment)
+        data = experiment.seed, experiment.data, experiment.public.share, experiment.clients.count
+        folder, digest = self._first.setdefault(data, (cell.folder, digests["clients"]))
+        if digest != digests["clients"]:
+            raise StudyError(
+                f"data.name = {experiment.data.name!r} gives clients of {cell.folder} other examples than those of {folder} "
+                f"under the same seed, so that the two cannot be compared: let load give the same examples each time, and name "
+                f"another --out"
+            )
 
 
 def _unfinished(cells: Mapping[str, Cell], store: Path, told: Collection[str]) -> list[Cell]:

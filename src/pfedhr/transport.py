@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from traceback import walk_tb
 from typing import Any, Protocol
 
 from torch import nn
@@ -16,8 +17,10 @@ from torch import nn
 from pfedhr.algorithm import Algorithm, ClientView, Metrics
 from pfedhr.algorithms.needs import covered
 from pfedhr.data import Examples
+from pfedhr.errors import PfedhrError
 from pfedhr.learning import Score, TrainingError, evaluate
 from pfedhr.parcel import pack, unpack
+from pfedhr.zoo import ModelError
 
 LOG = logging.getLogger("pfedhr")
 
@@ -76,9 +79,25 @@ def handle(
 ) -> tuple[Report, bytes | None]:
     """Carry out `order` on the client's side, in every engine; return its report, and its new state if that has changed.
 
-    `state` is None for a client that has never taken part. Raises TrainingError naming client and round, and SettingError
-    rather than let a method that privacy does not cover see private examples.
+    `state` is None for a client that has never taken part. Raises TrainingError, and ModelError where a network fails, naming
+    client and round, and SettingError rather than let a method that privacy does not cover see private examples.
     """
+    try:
+        return _handle(algorithm, view, test, order, state)
+    except PfedhrError:
+        raise
+    except Exception as error:
+        if all(frame.f_globals.get("__name__") != nn.Module.__module__ for frame, _ in walk_tb(error.__traceback__)):
+            raise  # no network has failed, so it is not for the user to mend
+        raise ModelError(
+            f"client {view.id} ({view.network.factory}) in round {order.round}: a network failed with {type(error).__name__}: "
+            f"{' '.join(str(error).split())}. Choose in clients.models one that takes all private and public examples"
+        ) from error
+
+
+def _handle(
+    algorithm: Algorithm, view: ClientView, test: Examples, order: Order, state: bytes | None
+) -> tuple[Report, bytes | None]:
     if view.privacy is not None:
         covered(algorithm, view.privacy)
         view = replace(view, privacy=view.privacy.drawn_for(repr(algorithm), view.seed))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -384,8 +385,9 @@ def branching(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
 
 def test_a_network_that_cannot_be_cut_is_refused_before_training() -> None:
     cohort = make_cohort(f"{__name__}:branching")
-    with pytest.raises(DecompositionError, match="Remedies"):
+    with pytest.raises(DecompositionError, match=r"Remedies: keep forward.*; or choose a method .* such as fedmd") as refusal:
         PFedHR.paper(groups=2).check(setup_of(cohort))
+    assert "decompose(" not in str(refusal.value)  # a run does not call it
     Local().check(setup_of(cohort))
 
 
@@ -394,6 +396,17 @@ def test_unlabelled_tuning_needs_images() -> None:
     with pytest.raises(SettingError, match=r"public.labelled = false.*\(12,\)"):
         PFedHR.paper(groups=2).check(setup)
     PFedHR.paper(groups=2, tuning_epochs=0).check(setup)  # nothing to tune
+
+
+@pytest.mark.parametrize(("channels", "brightest", "fits"), [(3, 255.0, False), (3, 1.0, True), (1, 255.0, True)])
+def test_unlabelled_tuning_takes_colours_in_the_range_that_it_jitters_them_in(
+    channels: int, brightest: float, fits: bool
+) -> None:
+    images = torch.zeros(5, channels, 4, 4)
+    images[3, 0, 2, 1] = brightest
+    setup = Setup({"a": ModelSpec("mlp", (channels, 4, 4), 3)}, Unlabelled(images), Training(1, 8, 1e-3), 1)
+    with nullcontext() if fits else pytest.raises(SettingError, match=r"public.labelled = false.*\[-1, 1\].* from 0 to 255"):
+        PFedHR.paper(groups=2).check(setup)
 
 
 def test_weights_of_another_network_are_refused() -> None:

@@ -127,9 +127,9 @@ def test_naming_the_same_set_takes_public_examples_out_of_the_pool(own_set: Own)
 
 
 def test_only_images_are_made_alike(own_set: Own) -> None:
-    main, other = own_set(400, name="main"), own_set(200, name="other")
+    other = PublicOptions(name="fashion-mini", labelled=False)
     with pytest.raises(DataError, match=r'only uint8 images of 1 or 3 channels.*public\.name = ""'):
-        build_federation(DataOptions(main), PublicOptions(name=other), 4, seed=0)
+        build_federation(DataOptions(own_set(400)), other, 4, seed=0)
 
 
 def image_set(name: str, shape: tuple[int, ...], classes: int = 10, count: int = 200) -> Dataset:
@@ -300,3 +300,33 @@ def test_few_examples_a_client_are_shared_out_by_dirichlet_too() -> None:
 def test_float64_inputs_are_used_as_float32() -> None:
     inputs = torch.zeros(2, 3, dtype=torch.float64)
     assert Examples(inputs, torch.zeros(2, dtype=torch.int64)).ready(torch.device("cpu")).inputs.dtype == torch.float32
+
+
+def test_extremes_are_the_examples_of_the_least_and_largest_numbers_at_every_place() -> None:
+    def part(*rows: list[int]) -> Examples:
+        return Examples(torch.tensor(rows), torch.zeros(len(rows), dtype=torch.int64))
+
+    held = {"a": ClientData(part([1, 5], [2, 2]), part([3, 3])), "b": ClientData(part([2, 4]), part([9, 2]))}
+    federation = Federation(held, part([4, 4], [3, 1]).without_labels(), classes=1, mirror=False)
+    assert federation.extremes.tolist() == [[1, 5], [9, 2], [3, 1]]
+    floats = {"a": ClientData(*(Examples(one.inputs.float(), one.labels) for one in (held["a"].train, held["a"].test)))}
+    assert Federation(floats, Unlabelled(torch.zeros(0, 2)), classes=1, mirror=False).extremes.shape == (0, 2)
+
+
+def test_digests_tell_data_apart(own_set: Own) -> None:
+    def digests(seed: int = 0, **public: Any) -> dict[str, str]:
+        return build_federation(DataOptions(own_set(400)), PublicOptions(**public), 3, seed).digests
+
+    assert digests() == digests()
+    assert digests().keys() == {"clients", "public"}
+    assert all(digests()[part] != digests(seed=1)[part] for part in ("clients", "public"))
+    assert digests()["clients"] == digests(labelled=False)["clients"]
+    assert digests()["public"] != digests(labelled=False)["public"]
+    assert digests(share=0.0)["clients"] != digests()["clients"]
+
+
+def test_public_examples_of_another_set_may_be_of_any_kind_that_the_clients_are(own_set: Own) -> None:
+    public = PublicOptions(name=own_set(60, name="other"))
+    federation = build_federation(DataOptions(own_set(400)), public, 3, 0)
+    assert federation.public.inputs.shape == (40, 1)
+    assert federation.public.inputs.max() < 60

@@ -6,7 +6,9 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -116,11 +118,29 @@ def test_a_file_that_an_own_function_misses_stays_a_missing_file(monkeypatch: py
         (torch.tensor([1.0, -torch.inf, 0.0]), "1 of 3 examples, the first at row 1"),
         (torch.zeros(3, 2, requires_grad=True), r"require gradients: give inputs\.detach\(\)"),
         (torch.eye(3).to_sparse(), r"sparse inputs: give dense ones"),
+        (torch.zeros(3, 2, 0), r"inputs of shape \(2, 0\), which hold no number"),
+        (torch.tensor([[0.0], [0.0], [-1e300]], dtype=torch.float64), "beyond float32, .*1 of 3 examples, the first at row 2"),
     ],
 )
 def test_inputs_that_cannot_be_learnt_from_are_refused(inputs: torch.Tensor, message: str) -> None:
     with pytest.raises(DataError, match=f"data set 'mine' has .*{message}"):
         Dataset("mine", Examples(inputs, torch.zeros(3, dtype=torch.int64)), 1, mirror=False)
+
+
+@pytest.mark.parametrize(
+    ("classes", "mirror", "message"),
+    [
+        (np.int64(3), True, r"classes = .*3.* of type int64: give an int of 1 or more"),
+        (torch.tensor(3), True, r"classes = tensor\(3\) of type Tensor"),
+        (0, True, "classes = 0 of type int"),
+        (True, True, "classes = True of type bool"),
+        (3, np.bool_(True), "mirror = .*True.* of type bool.*: give True or False"),
+        (3, 1, "mirror = 1 of type int"),
+    ],
+)
+def test_fields_of_another_type_are_refused_by_name(classes: Any, mirror: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"data set 'mine': {message}"):
+        Dataset("mine", Examples(torch.zeros(2, 1), torch.tensor([0, 0])), classes, mirror)
 
 
 def test_dataset_checks_its_labels() -> None:

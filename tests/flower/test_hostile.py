@@ -23,11 +23,12 @@ from pfedhr.experiment_file import dump
 from pfedhr.flower.errands import Answer, Presence
 from pfedhr.flower.mailbox import Delivery, FederationError, Letter
 from pfedhr.flower.serving import CLIENTS, ServerData, serve
-from pfedhr.launch import Silent, outcomes, run_on, spent
+from pfedhr.launch import outcomes, run_on, spent
 from pfedhr.learning import Privacy, Score
 from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, read_outcomes, read_rounds
 from pfedhr.transport import Scores
+from pfedhr.watching import Silent
 
 COHORT = make_cohort("mlp", clients=3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from rich.console import Console
 
 from pfedhr.report.comparison import (
     comparison_records,
@@ -138,4 +139,7 @@ def test_a_sheet_is_markdown_and_latex() -> None:
     assert sheet.latex().count(r"\begin{tabular}{lr}") == 1
     assert r"\caption{T\_1}" in sheet.latex()
     assert r"\textbackslash{}\$\{" in Sheet("", ["a"], [["\\${"]]).latex()
+    with (console := Console(width=60)).capture() as captured:
+        console.print(Sheet("dose [v2]", ("method", "mean"), [["mine [v2]", "50"]]).console())
+    assert captured.get().count("[v2]") == 2
     assert sheet.only("mean").rows == [["50 ± 1 %"]]

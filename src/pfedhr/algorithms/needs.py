@@ -9,6 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
+import torch
+
 from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.data import Examples
 from pfedhr.heads import Extractor
@@ -79,6 +81,24 @@ def public_batches(setup: Setup, setting: str, batch_size: int, most: int | None
     count = len(setup.public) if most is None else min(most, len(setup.public))
     for network in setup.structures:
         check_last_batch(network, setup.examples, count, batch_size, f"{setting} and the public data")
+
+
+def views_of_images(setup: Setup) -> None:
+    """Raise SettingError unless there are random views of the public inputs, as tuning without labels needs them."""
+    inputs = setup.public.inputs
+    if inputs.dim() != 4:
+        raise SettingError(
+            f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of "
+            f"shape {tuple(inputs.shape[1:])}; give labelled public data"
+        )
+    if inputs.dtype == torch.uint8 or inputs.shape[1] != 3 or not len(inputs):
+        return
+    lowest, highest = (value.item() for value in inputs.aminmax())
+    if lowest < -1 or highest > 1:  # what colours are jittered to would be cut off there
+        raise SettingError(
+            f"public.labelled = false: tuning without labels changes the colours of images, which must lie in [-1, 1], and "
+            f"these go from {lowest:g} to {highest:g}: scale them, give them as uint8, or give labelled public data"
+        )
 
 
 def covered(algorithm: Algorithm, privacy: Privacy) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pfedhr.algorithm import Algorithm, ClientView, Metrics, PublicUse, ServerView, SettingError, Setup
 from pfedhr.algorithms.admission import unfit
 from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
-from pfedhr.algorithms.needs import above_zero, at_least, public_batches, shares
+from pfedhr.algorithms.needs import above_zero, at_least, public_batches, shares, views_of_images
 from pfedhr.algorithms.per_class import class_means
 from pfedhr.algorithms.private import Term, initial_weights, restore, train_privately
 from pfedhr.algorithms.teacher import Deposit, Teacher, draft, teacher_network
@@ -78,11 +78,8 @@ class Teaching(Algorithm):
         shares(self, "decline_below")
         above_zero(self, "temperature", "contrastive_temperature", "tuning_learning_rate")
         aimless = not self._knows_aim and not isinstance(setup.public, Examples)
-        if self.tuning_epochs and aimless and setup.public.inputs.dim() != 4:
-            raise SettingError(
-                f"public.labelled = false: tuning without labels needs images (channels, height, width), not inputs of "
-                f"shape {tuple(setup.public.inputs.shape[1:])}; give labelled public data"
-            )
+        if self.tuning_epochs and aimless:
+            views_of_images(setup)
         if self._trained_in:
             public_batches(setup, "algorithm.tuning_batch_size", self._trained_in)
         self._check_blocks(setup, setup.examples)

@@ -29,6 +29,7 @@ from pfedhr.reassembly import (
     rebuild,
     rebuild_blocks,
 )
+from pfedhr.reassembly.tracing import BLOCKS_BY_HAND
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,11 @@ def describe_network(network: ModelSpec, dtype: torch.dtype) -> Description:
         check_used(model, description.names.values())
         cut(description.blueprint)
     except (DescriptionError, DecompositionError) as error:
-        raise type(error)(f"the network {network.factory!r}: {error}") from error
+        reason = str(error).replace(BLOCKS_BY_HAND, "")
+        raise type(error)(
+            f"the network {network.factory!r}: {reason}; or choose a method that sends no networks as data, such as fedmd, "
+            f"fccl or fedproto"
+        ) from error
     return description
 
 

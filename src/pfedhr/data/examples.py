@@ -38,13 +38,16 @@ def check_inputs(place: str, inputs: Tensor) -> None:
         raise DataError(f"{place} has sparse inputs: give dense ones, as inputs.to_dense() makes them")
     if inputs.requires_grad:
         raise DataError(f"{place} has inputs that require gradients: give inputs.detach()")
+    if not inputs[0].numel():
+        raise DataError(f"{place} has inputs of shape {tuple(inputs.shape[1:])}, which hold no number: give each at least one")
     if inputs.is_floating_point():
-        finite = inputs.reshape(len(inputs), -1).isfinite().all(1)
+        # As networks take them: beyond the range of float32, a float64 becomes infinity.
+        finite = ready(inputs, inputs.device).reshape(len(inputs), -1).isfinite().all(1)
         if not finite.all():
             first, count = int(finite.int().argmin()), int((~finite).sum())
             raise DataError(
-                f"{place} has NaN or infinity in the inputs of {count} of {len(inputs)} examples, the first at row {first}, "
-                "counted from 0: leave those out, or fill them in"
+                f"{place} has NaN or infinity, or a number beyond float32, in the inputs of {count} of {len(inputs)} "
+                f"examples, the first at row {first}, counted from 0: leave those out, or fill them in"
             )
 
 

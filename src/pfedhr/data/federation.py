@@ -5,6 +5,7 @@ An option out of range raises DataError, which names its field.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -46,6 +47,9 @@ class DataOptions:
     """Share of each client's examples that is kept for testing, in the client's own mix of classes."""
 
     def __post_init__(self) -> None:
+        # Of a folder's name that is no UTF-8, Python makes half characters, which go into no file.
+        fits = self.dir.encode(errors="ignore").decode() == self.dir and "\0" not in self.dir
+        _check_option("data.dir", ascii(self.dir), fits, "a folder whose name is UTF-8 without a zero byte")
         _check_option("data.examples", self.examples, self.examples >= 0, "0 for all, or a positive number")
         kinds = get_args(Partition)
         _check_option("data.partition", self.partition, self.partition in kinds, f"one of {', '.join(kinds)}")
@@ -73,7 +77,7 @@ class PublicOptions:
     share: float = 0.1
     """Number of public examples, as a share of the clients' set; as many leave it even if another gives them; 0 = none."""
     name: str = ""
-    """Another set to take public examples from, resized to the clients' images; empty takes those that left theirs."""
+    """Another set to take public examples from, images resized to the clients'; empty takes those that left theirs."""
     labelled: bool = True
     """Whether the server may see the labels of the public examples."""
 
@@ -93,14 +97,16 @@ class ClientData:
 class Federation:
     """The private data of every client by its id, and the public data; inputs of any one dtype and shape.
 
-    Labels lie in [0, classes); `mirror` says whether a left-right mirror image of a public one keeps its class. DataError
-    names the client that lacks examples, or whose inputs or labels do not fit the rest or cannot be learnt from.
+    Labels lie in [0, classes); `mirror` says whether a left-right mirror image of a public one keeps its class; `unused`
+    private examples were there that no client holds. DataError names the client that lacks examples, or whose inputs or labels
+    do not fit the rest or cannot be learnt from.
     """
 
     clients: dict[str, ClientData]
     public: Public
     classes: int
     mirror: bool
+    unused: int = 0
 
     def __post_init__(self) -> None:
         if not self.clients:
@@ -127,6 +133,29 @@ class Federation:
     def shape(self) -> tuple[int, ...]:
         """The shape of one input, without a batch axis."""
         return tuple(next(iter(self.clients.values())).train.inputs.shape[1:])
+
+    @property
+    def extremes(self) -> Tensor:
+        """The inputs (n, ...) that hold the least and the largest number at every place, where inputs are numbers of things.
+
+        None (0, ...) where they are measurements or images: of those, one shows as much as another.
+        """
+        some = next(iter(self.clients.values())).train.inputs
+        if some.is_floating_point() or some.dtype in (torch.uint8, torch.bool):
+            return some[:0]
+        inputs = torch.cat([examples.inputs for _, examples in self._parts()])
+        return inputs[torch.cat([inputs.argmin(0).flatten(), inputs.argmax(0).flatten()]).unique()]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the examples in order, those of the `clients` and the `public` ones: equal data has equal ones."""
+        found = {"clients": hashlib.sha256(), "public": hashlib.sha256()}
+        for place, examples in self._parts():
+            digest = found["public" if examples is self.public else "clients"]
+            for tensor in (examples.inputs, *([examples.labels] if isinstance(examples, Examples) else [])):
+                digest.update(f"{place} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return {part: digest.hexdigest() for part, digest in found.items()}
 
     def _parts(self) -> Iterator[tuple[str, Public]]:
         for client, data in self.clients.items():
@@ -173,7 +202,8 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
             )
         train, test = holdout(pool.labels[share], data.test_share, generator(seed, "holdout", client))
         held[client] = ClientData(pool.take(share[train]), pool.take(share[test]))
-    return Federation(held, shared if public.labelled else shared.without_labels(), main.classes, source.mirror)
+    unused = len(pool) - sum(map(len, shares))
+    return Federation(held, shared if public.labelled else shared.without_labels(), main.classes, source.mirror, unused)
 
 
 def _foreign(other: Dataset, main: Dataset, pool_size: int, public: PublicOptions, seed: int) -> Examples:
@@ -192,7 +222,10 @@ def _foreign(other: Dataset, main: Dataset, pool_size: int, public: PublicOption
         f"at most {most:g}: {public.name} has no more",
     )
     chosen = other.examples.take(stratified(other.examples.labels, count, generator(seed, "public")))
-    return Examples(like(chosen.inputs, tuple(main.examples.inputs.shape[1:])), chosen.labels)
+    kind = main.examples.inputs
+    if chosen.inputs.shape[1:] == kind.shape[1:] and chosen.inputs.dtype == kind.dtype:
+        return chosen
+    return Examples(like(chosen.inputs, tuple(kind.shape[1:])), chosen.labels)
 
 
 def _share_out(labels: Tensor, clients: int, data: DataOptions, rng: torch.Generator) -> tuple[Tensor, ...]:

@@ -20,9 +20,8 @@ def like(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     if images.dtype != torch.uint8 or len(found) != 3 or len(shape) != 3 or not {found[0], shape[0]} <= {1, 3}:
         raise DataError(
             f"public examples of shape {found} and type {images.dtype} for clients' examples of shape "
-            f"{shape}: only uint8 images of 1 or 3 channels can be made alike; take the public examples from "
-            "the clients' own set "
-            '(public.name = "")'
+            f"{shape}: only uint8 images of 1 or 3 channels can be made alike; take a set of the clients' shape and type, or "
+            'public examples of their own set (public.name = "")'
         )
     pixels = images.float()
     if found[0] > shape[0]:

@@ -108,7 +108,8 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, rng: torch.Generator, 
 def holdout(labels: Tensor, share: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return (kept, held) in random order, where held is `share` of all examples in the same mix of labels.
 
-    Both parts have at least one example when there are two. DataError unless `share` lies between 0 and 1.
+    Both parts have at least one example when there are two. Where classes have equal claims to the last examples held out,
+    those of the lowest numbers get them. DataError unless `share` lies between 0 and 1.
     """
     if not 0 < share < 1:
         raise DataError(f"a share of {share} to hold out: give a number above 0 and below 1")

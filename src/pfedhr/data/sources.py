@@ -53,8 +53,8 @@ class Dataset:
     """A whole data set: the official train and test parts pooled in that order, labels in [0, classes).
 
     Published sets hold uint8 images (n, channels, height, width); a set of the user's own may hold tensors of
-    any dtype and shape. `mirror` says whether a left-right mirror image keeps its class. DataError if a label
-    is out of range, or inputs are sparse, require gradients, or hold NaN or infinity.
+    any dtype and shape. `mirror` says whether a left-right mirror image keeps its class. DataError if a field is of
+    another type, a label is out of range, or inputs are empty, sparse, require gradients, or hold NaN or infinity.
     """
 
     name: str
@@ -63,6 +63,17 @@ class Dataset:
     mirror: bool
 
     def __post_init__(self) -> None:
+        # Numbers of numpy and torch would not go into files, nor to other processes.
+        if type(self.classes) is not int or self.classes < 1:
+            raise DataError(
+                f"data set {self.name!r}: classes = {self.classes!r} of type {type(self.classes).__name__}: give an int of 1 "
+                f"or more, as int(...) makes it"
+            )
+        if type(self.mirror) is not bool:
+            raise DataError(
+                f"data set {self.name!r}: mirror = {self.mirror!r} of type {type(self.mirror).__name__}: give True or False, "
+                f"as bool(...) makes it"
+            )
         if len(self.examples) == 0:
             raise DataError(f"data set {self.name!r} holds no examples: give it some")
         check_inputs(f"data set {self.name!r}", self.examples.inputs)

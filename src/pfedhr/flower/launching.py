@@ -17,7 +17,7 @@ from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
 from pfedhr.flower.processes import Family, FlowerError, await_answer, free_port
 from pfedhr.flower.simulation import DIRECTORY
-from pfedhr.launch import Watcher, prepare
+from pfedhr.launch import prepare
 from pfedhr.run import (
     ClientOutcome,
     RunDirectory,
@@ -29,7 +29,8 @@ from pfedhr.run import (
     resuming,
     run_name,
 )
-from pfedhr.stored import stored_experiment
+from pfedhr.stored import keep_data, stored_experiment
+from pfedhr.watching import Watcher
 
 LOG = "flower.log"
 """What Flower's processes say, in the run's directory."""
@@ -73,8 +74,9 @@ def simulate(experiment: Experiment, path: Path, watch: Watcher) -> list[ClientO
     """
     _require_flower()
     check_free(path)
-    prepare(experiment)
+    cohort = prepare(experiment)
     directory = RunDirectory.create(path, dump(experiment))
+    keep_data(path, cohort.federation.digests)
     run_name(path, directory)
     return _run(experiment, path, watch)
 

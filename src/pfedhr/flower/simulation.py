@@ -19,9 +19,10 @@ from pfedhr.flower.mailbox import Mailbox
 from pfedhr.flower.remote import Remote
 from pfedhr.flower.roster import Roster
 from pfedhr.in_process import Cohort, sequential
-from pfedhr.launch import Silent, make_cohort, outcomes, run_on
+from pfedhr.launch import make_cohort, outcomes, run_on
 from pfedhr.run import RunDirectory, run_name
-from pfedhr.stored import stored_experiment
+from pfedhr.stored import check_data, stored_experiment
+from pfedhr.watching import Silent
 
 DIRECTORY = "run-directory"
 """The setting of Flower's run that names the run's directory."""
@@ -71,7 +72,8 @@ def simulated_client(run: Mapping[str, object], node: Mapping[str, object]) -> P
 
 @functools.lru_cache(maxsize=1)
 def _cohort(path: Path) -> Cohort:
-    """Return the run's clients, made once a process."""
+    """Return the run's clients, made once a process. Raises RunError if another process has made others."""
     cohort = make_cohort(stored_experiment(path))
+    check_data(path, cohort.federation.digests)
     cohort.build_networks()
     return cohort

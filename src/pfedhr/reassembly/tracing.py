@@ -20,10 +20,14 @@ from pfedhr.reassembly.modes import merge_modes
 from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, TRAINED_BATCHES, DecompositionError, ShapeTracer, shaped
 from pfedhr.reassembly.writing import write_where_seen
 
+BLOCKS_BY_HAND = (
+    "; or name the modules that shall be blocks with decompose(model, example, blocks=[...]); or take the network as one block "
+    "with decompose(model, example, whole=True)"
+)
+"""The remedies of who calls `decompose`, which a run cannot follow."""
 REMEDIES = (
-    "Remedies: keep forward() free of branches on values, give every argument after the first a default, return one "
-    "tensor; or name the modules that shall be blocks with decompose(model, example, blocks=[...]); or take the network as one "
-    "block with decompose(model, example, whole=True)"
+    "Remedies: keep forward() free of branches on values, give every argument after the first a default, return one tensor"
+    + BLOCKS_BY_HAND
 )
 _ALONE = threading.RLock()
 """Held by the thread that traces: meanwhile functions of torch and of Python are replaced, and that for the whole process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from pfedhr.report.console import LAYOUT
@@ -34,11 +35,11 @@ class Sheet:
 
     def console(self) -> Table:
         """Return the table for a terminal: the first column to the left, all others to the right."""
-        table = Table(title=self.title, **LAYOUT)
+        table = Table(title=escape(self.title), **LAYOUT)
         for place, heading in enumerate(self.headings):
             table.add_column(heading, justify="right" if place else "left")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         return table
 
     def markdown(self) -> str:

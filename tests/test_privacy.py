@@ -222,6 +222,28 @@ def test_no_two_runs_share_their_noise() -> None:
     assert first != other
 
 
+def test_noise_and_batches_are_not_of_a_seed_that_can_be_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch seeds its generator from 32 bits of a number, which can all be tried."""
+    seen = list[torch.Generator]()
+
+    def fit_privately(*given: Any) -> float:
+        seen.extend(one for one in given if isinstance(one, torch.Generator))
+        return 0.0
+
+    monkeypatch.setattr("pfedhr.algorithms.private.fit_privately", fit_privately)
+    view = make_cohort("mlp", privacy=STRONG).client_view("client00", 1)
+    FedAvg().client_step(FedAvg().init_client(view), Shared(None), view)
+    assert len(seen) == 2
+    for one in seen:
+        assert not torch.equal(one.get_state(), torch.Generator().manual_seed(one.initial_seed()).get_state())
+
+
+def test_a_seed_of_any_size_is_kept_as_it_is() -> None:
+    long = override(parse(EXPERIMENT, "the test"), ["--seed", str(2**200 + 1)])
+    assert parse(dump(long), "dumped").seed == 2**200 + 1
+    assert prepare(long).privacy != prepare(dataclasses.replace(long, seed=1)).privacy
+
+
 def test_it_is_the_same_after_a_stop_and_in_processes() -> None:
     algorithm = ALGORITHMS["pfedhr"](**COVERED["pfedhr"])
     cohort = cohort_of(algorithm)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -15,7 +16,7 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.federate import Schedule, federate, select
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.learning import Training, TrainingError
-from pfedhr.parcel import pack
+from pfedhr.parcel import pack, unpack
 from pfedhr.processes import WorkerError
 from pfedhr.reassembly.vocabulary import registered
 from pfedhr.transport import Admit, Order, Report
@@ -140,12 +141,14 @@ def test_a_loss_that_is_not_finite_names_client_and_round() -> None:
                 list(rounds)
 
 
-def test_a_tuning_that_is_not_finite_names_recipe_and_round() -> None:
+def test_a_tuning_that_is_not_finite_names_recipe_and_round_and_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
     algorithm = PFedHR.paper(groups=2, candidates=2, tuning_epochs=3, tuning_learning_rate=1e30, probe=8)
     with Workers(make_cohort("mlp", clients=2)) as crew:
         engine = InProcess(algorithm, crew)
-        with pytest.raises(TrainingError, match=r"tuning client\S+ client.* in round 1: the loss is (nan|inf)"):
-            list(federate(algorithm, engine, engine.server_view, ["client00", "client01"], Schedule(1, 2), 0))
+        rounds = list(federate(algorithm, engine, engine.server_view, ["client00", "client01"], Schedule(2, 2), 0))
+    assert len(rounds) == 2
+    assert unpack(algorithm.server_state, rounds[-1].progress.server).waiting == {}
+    assert re.search(r"tuning client\S+ client.* in round 1 leaves the network as it was: the loss is (nan|inf)", caplog.text)
 
 
 def choosy(shape: tuple[int, ...], classes: int) -> nn.Module:

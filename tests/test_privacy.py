@@ -222,6 +222,54 @@ def test_no_two_runs_share_their_noise() -> None:
     assert first != other
 
 
+def test_noise_and_batches_are_not_of_a_seed_that_can_be_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch seeds its generator from 32 bits of a number, which can all be tried."""
+    seen = generators_of_training(monkeypatch)
+    view = make_cohort("mlp", privacy=STRONG).client_view("client00", 1)
+    FedAvg().client_step(FedAvg().init_client(view), Shared(None), view)
+    assert len(seen) == 2
+    for one in seen:
+        assert not torch.equal(one.get_state(), torch.Generator().manual_seed(one.initial_seed()).get_state())
+
+
+def generators_of_training(monkeypatch: pytest.MonkeyPatch) -> list[torch.Generator]:
+    """What private training draws its batches and its noise from, from now on; it trains nothing."""
+    seen = list[torch.Generator]()
+
+    def fit_privately(*given: Any) -> float:
+        seen.extend(one for one in given if isinstance(one, torch.Generator))
+        return 0.0
+
+    monkeypatch.setattr("pfedhr.algorithms.private.fit_privately", fit_privately)
+    return seen
+
+
+def test_no_two_steps_of_a_round_share_their_noise_whatever_a_server_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the same step again draws the same: a server may ask twice for one round, with two messages or settings."""
+    seen, draws = generators_of_training(monkeypatch), list[bytes]()
+    view = make_cohort("mlp", privacy=STRONG).client_view("client00", 1)
+    weights = FedAvg().init_client(view).weights
+    halves = {name: value / 2 for name, value in weights.items()}
+    faster = dataclasses.replace(view, training=dataclasses.replace(view.training, learning_rate=0.5))
+    tighter = dataclasses.replace(view, privacy=dataclasses.replace(STRONG, clip=0.5))
+    steps = [
+        *((view, Shared(sent), None) for sent in (None, weights, halves)),
+        *((view, Shared(weights), Held(state, None)) for state in (weights, halves)),
+        *((other, Shared(weights), None) for other in (faster, tighter, dataclasses.replace(view, seed=1))),
+    ]
+    for at, message, state in [*steps, *steps]:
+        handle(FedAvg(), at, separable(4), Order(1, pack(message), False), None if state is None else pack(state))
+        draws.append(b"".join(one.get_state().numpy().tobytes() for one in seen[-2:]))
+    assert draws[: len(steps)] == draws[len(steps) :]
+    assert len(set(draws)) == len(steps)
+
+
+def test_a_seed_of_any_size_is_kept_as_it_is() -> None:
+    long = override(parse(EXPERIMENT, "the test"), ["--seed", str(2**200 + 1)])
+    assert parse(dump(long), "dumped").seed == 2**200 + 1
+    assert prepare(long).privacy != prepare(dataclasses.replace(long, seed=1)).privacy
+
+
 def test_it_is_the_same_after_a_stop_and_in_processes() -> None:
     algorithm = ALGORITHMS["pfedhr"](**COVERED["pfedhr"])
     cohort = cohort_of(algorithm)

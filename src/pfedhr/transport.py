@@ -5,6 +5,7 @@ Messages, replies and states are parcels in every engine, so what a run gives ca
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -100,7 +101,7 @@ def _handle(
 ) -> tuple[Report, bytes | None]:
     if view.privacy is not None:
         covered(algorithm, view.privacy)
-        view = replace(view, privacy=view.privacy.drawn_for(repr(algorithm), view.seed))
+        view = replace(view, privacy=view.privacy.drawn_for(_step(algorithm, view, order, state), view.seed))
     own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
     reply, metrics = None, {}
     if order.message is not None:
@@ -118,6 +119,13 @@ def _handle(
         scores = _score(algorithm, own, view, test)
         metrics = {**metrics, "evaluate_seconds": time.perf_counter() - start}
     return Report(reply, metrics, scores), None if reply is None else pack(own)
+
+
+def _step(algorithm: Algorithm, view: ClientView, order: Order, state: bytes | None) -> str:
+    """Return the name of a step, for what it draws in private: the same for the same step alone, whatever a server asks."""
+    parcels = [None if one is None else hashlib.sha256(one).hexdigest() for one in (order.message, state)]
+    privacy = replace(view.privacy, secret=None) if view.privacy else None
+    return repr((algorithm, view.network, view.training, privacy, view.seed, str(view.device), *parcels))
 
 
 def _score(algorithm: Algorithm, state: Any, view: ClientView, test: Examples) -> Scores:

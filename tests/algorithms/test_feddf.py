@@ -21,7 +21,7 @@ from pfedhr.algorithms.uploads import Upload, describe_network, upload
 from pfedhr.federate import Schedule
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.inference import predict
-from pfedhr.learning import Training, TrainingError, distil, soft_targets
+from pfedhr.learning import Training, distil, soft_targets
 from pfedhr.models import ModelError, build
 from pfedhr.parcel import pack, unpack
 from pfedhr.reassembly import DescriptionError, rebuild
@@ -275,11 +275,14 @@ def test_weights_of_another_network_and_unknown_structures_are_refused() -> None
     assert "client01 uploaded a network of structure" in faults["client01"]
 
 
-def test_a_distillation_that_runs_away_names_structure_and_round() -> None:
+def test_a_distillation_that_runs_away_names_structure_and_round_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     cohort = make_cohort("mlp", clients=2)
     replies = sent(cohort)
-    with pytest.raises(TrainingError, match=f"distilling structure {replies['client00'].structure[:12]} in round 1"):
-        step(FedDF(tuning_learning_rate=1e38), cohort, Fusions({}, {}, {}), replies)
+    first, _ = step(FedDF(), cohort, Fusions({}, {}, {}), replies)
+    after, metrics = step(FedDF(tuning_learning_rate=1e38), cohort, first, replies)
+    assert f"distilling structure {replies['client00'].structure[:12]} in round 1 leaves" in caplog.text
+    assert pack(after) == pack(first)
+    assert metrics["distil_loss"] == {}
 
 
 class Unwritable(nn.Module):

@@ -64,3 +64,20 @@ def test_a_client_draws_its_noise_from_a_number_that_only_it_knows(tmp_path: Pat
     assert equal(weights[0], weights[1])
     assert not equal(weights[0], weights[2])
     assert (one.folder / "secret").stat().st_mode & 0o077 == 0
+
+
+def test_a_clients_secret_is_too_long_to_be_found_by_trying(tmp_path: Path) -> None:
+    cohort = suited(Local(), "mlp", clients=2)
+    one = Postbox(cohort, tmp_path).participants[100]
+    experiment = replace(experiment_of(Local(), cohort), privacy=PrivacyOptions(noise=1.0))
+
+    def secret() -> int:
+        privacy = one.view(experiment, "a", 1).privacy
+        assert privacy is not None
+        return privacy.drawn_for("fedavg", 0).secret or 0
+
+    assert secret().bit_length() > 200
+    assert int((one.folder / "secret").read_text()).bit_length() > 200
+    (one.folder / "secret").write_text(str(2**61))  # as it was drawn before
+    assert secret().bit_length() > 200
+    assert int((one.folder / "secret").read_text()).bit_length() > 200

@@ -25,6 +25,7 @@ from pfedhr.reassembly.layer_shapes import run_recurrent
 from pfedhr.reassembly.rebuilding import skeleton
 from pfedhr.reassembly.shapes import VALUES_LIMIT
 from pfedhr.reassembly.vocabulary import FUNCTIONS, METHODS
+from pfedhr.reassembly.work import WORK_LIMIT, Work
 from pfedhr.zoo import IMAGES, TEXT, VECTORS
 
 
@@ -340,6 +341,10 @@ NESTED = [line("operator.add", tuple_of(value(at)), tuple_of(value(at))) for at 
 PICKED = [line("operator.getitem", tuple_of(tuple_of(value(at), value(at))), 0) for at in range(1, 29)]
 STACKED = {"input_size": 1, "hidden_size": 1, "num_layers": 64, "bidirectional": True, "batch_first": True}
 AT_ONCE = [line("torch.zeros", VALUES_LIMIT) for _ in range(5)]
+PRODUCTS = [line("torch.zeros", 4096, 4096), *(line("torch.matmul", value(at), value(at)) for at in range(1, 9))]
+POOLED = line("functional.max_pool2d", value(1), 2**13, 1)
+LONG = {"input_size": 1, "hidden_size": 64, "batch_first": True}
+CALLED = ["layer", 0, {"tuple": [value(1)]}, {}]
 SUMS = [line("operator.add", value(at), value(at + 1)) for at in range(1, 5)]
 
 
@@ -353,8 +358,11 @@ SUMS = [line("operator.add", value(at), value(at + 1)) for at in range(1, 5)]
         (blueprint([], *[["LSTM", STACKED]] * 400), "tensors"),
         (blueprint([*AT_ONCE, *SUMS]), "at once"),
         (blueprint([["method", "expand", {"tuple": [value(0), VALUES_LIMIT // LARGEST_BATCH + 1, -1, -1]}, {}]]), "numbers"),
+        (blueprint(PRODUCTS), f"multiply-adds, more than {WORK_LIMIT}"),
+        (blueprint([line("torch.zeros", 1, 2**14, 2**14), POOLED]), f"multiply-adds, more than {WORK_LIMIT}"),
+        (blueprint([line("torch.zeros", 64, 2**18, 1), CALLED], ["LSTM", LONG]), f"multiply-adds, more than {WORK_LIMIT}"),
     ],
-    ids=["text", "picked text", "nested", "picked", "stacked", "at once", "largest batch"],
+    ids=["text", "picked text", "nested", "picked", "stacked", "at once", "largest batch", "products", "pooled", "steps"],
 )
 def test_a_short_blueprint_does_not_fill_memory_or_time(text: str, reason: str) -> None:
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -363,6 +371,28 @@ def test_a_short_blueprint_does_not_fill_memory_or_time(text: str, reason: str) 
     assert time.process_time() - start < 3
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 2**28
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "work"),
+    [
+        (nn.Linear(40, 30), (50, 40), 50 * 40 * 30),
+        (nn.Conv2d(3, 8, 3, padding=1), (2, 3, 28, 28), 2 * 28 * 28 * 9 * 3 * 8),
+        (nn.AvgPool2d(11, 1), (1, 30, 30), 20 * 20 * 11 * 11),
+        (nn.MaxPool1d(11, 1), (2, 1, 30), 2 * 20 * 11),
+        (nn.EmbeddingBag(10, 64), (2, 20), 2 * 20 * 64),
+        (nn.Bilinear(10, 20, 30), (2, 20), 2 * 10 * 20 * 30),
+        (nn.TransformerEncoderLayer(64, 4, 128), (50, 1, 64), 50 * (4 * 64 * 64 + 2 * 50 * 64 + 2 * 64 * 128)),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, nn.Module) else "",
+)
+def test_what_a_layer_computes_is_counted_on_shapes(layer: nn.Module, shape: tuple[int, ...], work: int) -> None:
+    """No less than there is, and not many times as much."""
+    whole = isinstance(layer, nn.EmbeddingBag)
+    given = torch.zeros(shape, dtype=torch.int64 if whole else torch.float32, device="meta")
+    with Work() as counted:
+        layer.to("meta")(*([given[:, :10], given] if isinstance(layer, nn.Bilinear) else [given]))
+    assert work <= counted.done < 40 * work
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM(4, 5, 2), nn.GRU(4, 5, batch_first=True, bidirectional=True), nn.RNN(4, 5)])

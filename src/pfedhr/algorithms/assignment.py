@@ -51,6 +51,11 @@ def within_budget(
     return offered
 
 
+def sound_ones(offered: Mapping[str, Sequence[Recipe]], tuned: Mapping[Recipe, Tuned]) -> dict[str, list[Recipe]]:
+    """Return the candidates offered to each client but those whose training or logits were not finite."""
+    return {client: [recipe for recipe in recipes if tuned[recipe].sound] for client, recipes in offered.items()}
+
+
 def described(chains: Mapping[str, Recipe], teachers: Mapping[str, Teacher], tuned: Mapping[Recipe, Tuned]) -> Metrics:
     """Return what the round's record says of each client's teacher, beside its own network's size."""
     sizes = {client: size(teacher) for client, teacher in teachers.items()}

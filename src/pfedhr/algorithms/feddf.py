@@ -25,7 +25,7 @@ from pfedhr.algorithms.admission import unfit
 from pfedhr.algorithms.held import Held, KeepsShared
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
 from pfedhr.algorithms.private import common_weights, or_common, train_privately, weights_of
-from pfedhr.algorithms.public_training import towards, train_publicly
+from pfedhr.algorithms.public_training import finite, towards, train_publicly
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.algorithms.uploads import (
     Upload,
@@ -136,17 +136,25 @@ class FedDF(KeepsShared):
         if self.tuning_epochs and len(sent) > 1:
             with watch("ensemble"):
                 models = (rebuild(known[one.structure], one.weights) for one in sent.values())
-                targets = soft_targets(ensemble_logits(models, view), self.temperature).cpu()
+                said = ensemble_logits(models, view)
             with watch("tune"):
-                training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
-                jobs = [DistillationJob(known[one], held, targets, self.temperature, training) for one, held in fused.items()]
-                distilled = dict(zip(fused, view.map(distil_into, jobs, Distilled), strict=True))
-            fused = {structure: one.weights for structure, one in distilled.items()}
-            losses = {structure[:12]: one.loss for structure, one in distilled.items()}
+                distilled = {} if said is None else self._distil(fused, known, said, view)
+            # Of the others the server keeps the network from before, or none.
+            fused = {structure: one.weights for structure, one in distilled.items() if one.loss is not None}
+            losses = {structure[:12]: one.loss for structure, one in distilled.items() if one.loss is not None}
         structures = server.structures | {client: one.structure for client, one in sent.items()}
         used = set(structures.values())  # a client may come with another network: what none has any more is forgotten
         known, fused = ({one: held[one] for one in sorted(used)} for held in (known, server.fused | fused))
         return Fusions(known, fused, structures), {"distil_loss": losses, **watch.seconds}
+
+    def _distil(
+        self, fused: Mapping[str, Tensors], known: Mapping[str, Blueprint], said: Tensor, view: ServerView
+    ) -> dict[str, Distilled]:
+        """Return each structure's network once it was taught what all know together, by their mean logits `said`."""
+        targets = soft_targets(said, self.temperature).cpu()
+        training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
+        jobs = [DistillationJob(known[one], held, targets, self.temperature, training) for one, held in fused.items()]
+        return dict(zip(fused, view.map(distil_into, jobs, Distilled), strict=True))
 
 
 @dataclass(frozen=True)
@@ -162,14 +170,14 @@ class DistillationJob:
 
 @dataclass(frozen=True)
 class Distilled:
-    """The weights of a network that was taught, and its last loss."""
+    """The weights of a network that was taught, and its last loss; None if its training was not finite."""
 
     weights: Tensors
-    loss: float
+    loss: float | None
 
 
 def distil_into(job: DistillationJob, view: ServerView) -> Distilled:
-    """Train a network towards the ensemble's targets. Raises TrainingError naming the structure and the round."""
+    """Train a network towards the ensemble's targets."""
     loss = towards(job.targets.to(view.device), view.public.ready(view.device).inputs, job.temperature)
     model = rebuild(job.blueprint, job.weights).to(view.device)
     structure = job.blueprint.hash
@@ -178,11 +186,12 @@ def distil_into(job: DistillationJob, view: ServerView) -> Distilled:
     return Distilled({name: taught[name] for name in job.weights}, last)
 
 
-def ensemble_logits(models: Iterable[nn.Module], view: ServerView) -> Tensor:
-    """Return the mean logits (n, classes) of the networks, at least one, on the public inputs."""
+def ensemble_logits(models: Iterable[nn.Module], view: ServerView) -> Tensor | None:
+    """Return the mean logits (n, classes) on the public inputs of those networks whose are finite; None if none's are."""
     inputs = view.public.ready(view.device).inputs
     total, count = torch.zeros((), device=view.device), 0
     for model in models:  # one at a time: a round's networks together may not fit on the device
-        total = total + predict(model.to(view.device), inputs)
-        count += 1
-    return total / count
+        logits = predict(model.to(view.device), inputs)
+        if finite(logits, "a client"):
+            total, count = total + logits, count + 1
+    return total / count if count else None

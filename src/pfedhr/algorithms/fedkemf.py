@@ -26,7 +26,7 @@ from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.mutual import CommonWeights, Mutual
 from pfedhr.algorithms.needs import above_zero, at_least
 from pfedhr.algorithms.private import or_common, restore, weights_of
-from pfedhr.algorithms.public_training import towards, train_publicly
+from pfedhr.algorithms.public_training import finite, towards, train_publicly
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.inference import predict
 from pfedhr.learning import Training, distil, soft_targets
@@ -78,11 +78,14 @@ class FedKEMF(Mutual):
         inputs = view.public.ready(view.device).inputs
         network = self.common(view.shape, view.classes)
         with watch("ensemble"):
-            sent = (restore(network, replies[client].weights).to(view.device) for client in sorted(replies))
-            targets = ensemble(torch.stack([predict(model, inputs) for model in sent]), self.ensemble)
+            sent = ((client, restore(network, replies[client].weights).to(view.device)) for client in sorted(replies))
+            said = [logits for client, model in sent if finite(logits := predict(model, inputs), client)]
+        if not said:  # nothing to learn from
+            return server, {"distil_loss": None, **watch.seconds}
         with watch("tune"):
             model = restore(network, or_common(server.weights, network, view.seed)).to(view.device)
             training = Training(self.tuning_epochs, self.tuning_batch_size, self.tuning_learning_rate)
+            targets = ensemble(torch.stack(said), self.ensemble)
             last = train_publicly(model, towards(targets, inputs), training, view, "distilling the ensemble", "fusion")
         return Shared(weights_of(model)), {"distil_loss": last, **watch.seconds}
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pfedhr.algorithm import Metrics, ServerView, Setup
-from pfedhr.algorithms.assignment import assign
+from pfedhr.algorithms.assignment import assign, sound_ones
 from pfedhr.algorithms.lessons import Teachers
 from pfedhr.algorithms.needs import above
 from pfedhr.algorithms.stopwatch import Stopwatch
@@ -102,7 +102,8 @@ class PFedClub(Teaching):
             jobs = [TuningJob(one, self._tuning, self.contrastive_temperature, frozen=True) for one in drafts]
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match"):
-            teachers, described = assign(chains, offered, tuned) if recipes else ({}, {})
+            offered = sound_ones(offered, tuned)
+            teachers, described = assign(chains, offered, tuned) if any(offered.values()) else ({}, {})
         names = [[str(ref) for ref in members] for members in groups]
         metrics = {"candidates": len(recipes), "groups": names, **_described(found), **described, **watch.seconds}
         return server.after(replies.keys(), teachers, known), metrics

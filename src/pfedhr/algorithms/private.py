@@ -14,7 +14,7 @@ from pfedhr.data import Examples
 from pfedhr.learning import Loss, Penalty, Training, fit, fit_privately, steady
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import Tensors
-from pfedhr.seeding import generator, seeded
+from pfedhr.seeding import generator, keyed, seeded
 from pfedhr.zoo import ModelError
 
 Term = Callable[[Tensor, Tensor], Tensor]
@@ -69,13 +69,12 @@ def train(
     with noise that its secret gives.
     """
     count, training = len(view.train), training or view.training
-    secret = view.seed if view.privacy is None or view.privacy.secret is None else view.privacy.secret
-    rng = generator(secret, view.round, view.id, "batches")
     with seeded(view.seed, view.round, view.id, "dropout"):
         if view.privacy is None:
             whole = loss if penalty is None else _with_penalty(loss, penalty)
-            return fit(model, count, whole, training, rng)
-        noise = generator(secret, view.round, view.id, "privacy noise", device=view.device)
+            return fit(model, count, whole, training, generator(view.seed, view.round, view.id, "batches"))
+        secret = view.seed if view.privacy.secret is None else view.privacy.secret
+        rng, noise = (keyed(secret, view.round, view.id, purpose) for purpose in ("batches", "privacy noise"))
         return fit_privately(model, count, loss, training, view.privacy, rng, noise, penalty)
 
 

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import Tensor, nn
 
 from pfedhr.algorithm import ServerView
 from pfedhr.learning import Loss, Training, TrainingError, distil, fit, steady
 from pfedhr.seeding import generator, seeded
 
+LOG = logging.getLogger("pfedhr")
 
-def train_publicly(model: nn.Module, loss: Loss, training: Training, view: ServerView, purpose: str, *path: str) -> float:
+
+def train_publicly(
+    model: nn.Module, loss: Loss, training: Training, view: ServerView, purpose: str, *path: str
+) -> float | None:
     """Train `model` in place on the public examples, and return the last mean loss.
 
-    `path` names the random numbers under the view's round. Raises TrainingError naming `purpose` and round.
+    `path` names the random numbers under the view's round. Where the training is not finite the model stays as it was, with a
+    warning that names `purpose` and round, and None comes back: one client's weights must not end the run of all.
     """
     name = (view.round, *path)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
     try:
         with seeded(view.seed, *name, "dropout"):
             return fit(model, len(view.public), loss, training, generator(view.seed, *name, "batches"))
     except TrainingError as error:
-        raise TrainingError(f"{purpose} in round {view.round}: {error}") from error
+        LOG.warning("%s in round %d leaves the network as it was: %s", purpose, view.round, error)
+        model.load_state_dict(before)
+        return None
+
+
+def finite(logits: Tensor, whose: str) -> bool:
+    """Return whether logits on the public data are finite, with a warning where they are not: nothing learns from these."""
+    sound = bool(logits.isfinite().all())
+    if not sound:
+        LOG.warning("the logits of %s's network are not finite on the public data: nothing learns from them", whose)
+    return sound
 
 
 def towards(targets: Tensor, inputs: Tensor, temperature: float = 1.0) -> Loss:

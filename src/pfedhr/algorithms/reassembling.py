@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from pfedhr.algorithm import QUIET, Metrics, PublicUse, ServerView, SettingError, Setup
-from pfedhr.algorithms.assignment import assign, described, within_budget
+from pfedhr.algorithms.assignment import assign, described, sound_ones, within_budget
 from pfedhr.algorithms.candidates import Limits, search
 from pfedhr.algorithms.lessons import Teachers
 from pfedhr.algorithms.needs import above, at_least
@@ -139,9 +139,12 @@ class Reassembling(Teaching):
     ) -> Made:
         """Tune each client's chain, which is its teacher, to what the clients' own networks say."""
         said = softmaxes(self._logits(own, view, watch))
-        tuned = self._tune(chains.values(), self._mean(said, before), view, watch)
+        mean = self._mean(said, before)
+        if self._hears and mean is None:  # no network said anything finite
+            return {}, said, {"candidates": 0, "groups": []}
+        tuned = self._tune(chains.values(), mean, view, watch)
         recipes = {client: chain.recipe for client, chain in chains.items()}
-        teachers = {client: tuned[recipe].teacher for client, recipe in recipes.items()}
+        teachers = {client: tuned[recipe].teacher for client, recipe in recipes.items() if tuned[recipe].sound}
         return teachers, said, {"candidates": 0, "groups": [], **described(recipes, teachers, tuned)}
 
     def _reassemble(self, uploads: Deposit, before: Tensors, view: ServerView, watch: Stopwatch) -> Made:
@@ -163,9 +166,9 @@ class Reassembling(Teaching):
         else:
             logits = self._logits(own, view, watch)
         said = softmaxes(logits)
-        if not any(offered.values()):
-            return {}, said, told
         mean = self._mean(said, before)
+        if not any(offered.values()) or (self._hears and mean is None):
+            return {}, said, told
         tuned: dict[Recipe, Tuned] = {}
         if self._solves and mean is not None:
             with watch("assemble"):
@@ -176,12 +179,15 @@ class Reassembling(Teaching):
         chosen_first = bool(tuned) and (self.tuned_candidates == "chosen" or not self.tuning_epochs)
         if not chosen_first:
             tuned = self._tune([*drafts.values(), *own.values()], mean, view, watch)
+        offered = sound_ones(offered, tuned)
+        if not any(offered.values()):
+            return {}, said, told
         with watch("match"):
             chains = {client: chain.recipe for client, chain in own.items()}
             teachers, matched = assign(chains, offered, tuned, self._score(mean, view))
         if chosen_first and self.tuning_epochs:
             tuned = self._tune(teachers.values(), mean, view, watch)
-            teachers = {client: tuned[one.recipe].teacher for client, one in teachers.items()}
+            teachers = {client: tuned[one.recipe].teacher for client, one in teachers.items() if tuned[one.recipe].sound}
         return teachers, said, {**told, **matched}
 
     def _logits(self, own: Mapping[str, Teacher], view: ServerView, watch: Stopwatch) -> Tensors:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pfedhr.algorithm import ServerView
 from pfedhr.algorithms.private import weights_of
-from pfedhr.algorithms.public_training import towards, train_publicly
+from pfedhr.algorithms.public_training import finite, towards, train_publicly
 from pfedhr.algorithms.teacher import Teacher, teacher_network
 from pfedhr.data import Examples, Public
 from pfedhr.inference import predict
@@ -41,10 +41,14 @@ class TuningJob:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A tuned network, and its logits (n, classes) on the public data in eval mode."""
+    """A tuned network, and its logits (n, classes) on the public data in eval mode.
+
+    `sound`: whether both its training and its logits were finite; else the network is as it was, and none to teach by.
+    """
 
     teacher: Teacher
     logits: Tensor
+    sound: bool = True
 
 
 class FrozenBlocks(nn.Sequential):
@@ -73,7 +77,7 @@ class FrozenBlocks(nn.Sequential):
 def tune(job: TuningJob, view: ServerView) -> Tuned:
     """Train the network on the public data: by cross entropy, by NT-Xent of two views without labels, or to what the job says.
 
-    One without anything to learn stays as it is. Raises TrainingError naming recipe and round.
+    One without anything to learn stays as it is, and so does one whose training is not finite.
     """
     public = view.public.ready(view.device)
     network = teacher_network(job.teacher).to(view.device)
@@ -85,11 +89,13 @@ def tune(job: TuningJob, view: ServerView) -> Tuned:
         model = network[body:]
     path = (str(job.teacher.recipe), "tuning")
     loss = _loss(job, public, view, generator(view.seed, view.round, *path, "views"))
+    sound = True
     if any(value.requires_grad for value in model.parameters()):
-        train_publicly(model, loss, job.training, view, f"tuning {job.teacher.recipe}", *path)
+        sound = train_publicly(model, loss, job.training, view, f"tuning {job.teacher.recipe}", *path) is not None
     logits = predict(model, public.inputs).cpu()
+    sound = sound and bool(logits.isfinite().all())
     tuned = weights_of(network)  # and the names of tied weights, which a blueprint gives once
-    return Tuned(replace(job.teacher, weights={name: tuned[name] for name in job.teacher.weights}), logits)
+    return Tuned(replace(job.teacher, weights={name: tuned[name] for name in job.teacher.weights}), logits, sound)
 
 
 def _loss(job: TuningJob, public: Public, view: ServerView, rng: torch.Generator) -> Loss:
@@ -130,8 +136,8 @@ def logits_on_public(network: Teacher, view: ServerView) -> Tensor:
 
 
 def softmaxes(logits: Tensors) -> Tensors:
-    """Return what networks say in probabilities, given their logits (n, classes)."""
-    return {client: soft_targets(one).exp() for client, one in logits.items()}
+    """Return what networks say in probabilities, given their logits (n, classes); nothing of those whose are not finite."""
+    return {client: soft_targets(one).exp() for client, one in logits.items() if finite(one, client)}
 
 
 def mean_prediction(said: Tensors) -> Tensor | None:

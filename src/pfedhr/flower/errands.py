@@ -26,7 +26,7 @@ from pfedhr.experiment_file import parse_foreign
 from pfedhr.inference import repeatable
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import ParcelError, check_parcel
-from pfedhr.seeding import number
+from pfedhr.seeding import long_number
 from pfedhr.transport import LOG, Order, Report, Scores, handle
 
 RUN = re.compile(r"[0-9a-f]{16}(-local)?")
@@ -61,7 +61,7 @@ class Participant:
         """Return what the client may see in `round` of `run`."""
         privacy = experiment.privacy.privacy
         if privacy:
-            secret = number(_kept_secret(self.folder), run) if self.secret is None else self.secret(run)
+            secret = long_number(_kept_secret(self.folder), run) if self.secret is None else self.secret(run)
             privacy = replace(privacy, secret=secret)
         return ClientView(
             self.id,
@@ -79,10 +79,11 @@ class Participant:
 def _kept_secret(folder: Path) -> int:
     """Return the number in the folder that nobody else knows; the first time it is drawn."""
     file = folder / "secret"
-    if not (file.exists() and file.read_text()):  # empty if a process ended between the two steps below
+    # Empty if a process ended between the two steps below; short if it is of an earlier version.
+    if not (file.exists() and int(file.read_text() or 0) >> 128):
         folder.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)
-        file.write_text(str(secrets.randbits(62)))
+        file.write_text(str(secrets.randbits(256)))
     return int(file.read_text())
 
 

@@ -6,7 +6,7 @@ the expected batch size, and is Adam's from there on. What is spent is counted a
 Differential Privacy", CSF 2017, arXiv 1702.07476; of sampled batches, arXiv 1908.10530. Neighbours differ by one example, which
 one has and the other lacks.
 
-The clipping, the noise and the count are Opacus' (A. Yousefpour et al., 2021, arXiv 2109.12298), the gradients of single
+The clipping and the count are Opacus' (A. Yousefpour et al., 2021, arXiv 2109.12298), the gradients of single
 examples torch.func's: each is that of a batch of one, so nothing that examples share in a batch can enter it, whatever the
 network and the loss.
 """
@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,10 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from pfedhr.errors import PfedhrError
 from pfedhr.learning.training import Loss, Training, adam, check_loss, check_weights
-from pfedhr.seeding import number
+from pfedhr.seeding import long_number
+
+if TYPE_CHECKING:
+    from opacus.optimizers import DPOptimizer
 
 Penalty = Callable[[], Tensor]
 """Computes a scalar that depends on the weights alone: no example enters it, so its gradient is neither clipped nor noisy."""
@@ -55,7 +59,7 @@ class Privacy:
 
         Trainings on the same examples must not share their noise: the difference of what they tell would have none.
         """
-        return replace(self, secret=number(seed if self.secret is None else self.secret, purpose))
+        return replace(self, secret=long_number(seed if self.secret is None else self.secret, purpose))
 
 
 def fit_privately(
@@ -70,19 +74,10 @@ def fit_privately(
 ) -> float:
     """Train `model` in place on `count` examples by DP-SGD, in `private_steps` steps; return the last mean loss.
 
-    `loss` is a mean over the batch, of what it says of each example by itself. Batches are drawn from `rng`, which is on the
-    CPU, and noise from `noise`, which is on the model's device. The mean loss has no noise. Leaves the model in train mode.
-    Raises TrainingError as `fit` does.
+    `loss` is a mean over the batch, of what it says of each example by itself. Batches are drawn from `rng` and noise from
+    `noise`, both on the CPU. The mean loss has no noise. Leaves the model in train mode. Raises TrainingError as `fit` does.
     """
-    from opacus.optimizers import DPOptimizer
-
-    optimiser = DPOptimizer(
-        adam(model, training),
-        noise_multiplier=privacy.noise,
-        max_grad_norm=privacy.clip,
-        expected_batch_size=training.batch_size,
-        generator=noise,
-    )
+    optimiser = _optimiser(model, training, privacy, noise)
     if penalty is not None:
         optimiser.attach_step_hook(lambda _: _add_gradients(penalty, optimiser.params))
     gradients, device = ExampleGradients(model, loss), next(model.parameters()).device
@@ -103,6 +98,28 @@ def fit_privately(
     for weight in model.parameters():
         weight.grad_sample = weight.summed_grad = None  # pyright: ignore[reportAttributeAccessIssue]  - as large as a batch of networks
     return mean
+
+
+def _optimiser(model: nn.Module, training: Training, privacy: Privacy, noise: torch.Generator) -> DPOptimizer:
+    """Return Adam on clipped and noisy gradients, which are made from those of single examples."""
+    from opacus.optimizers import DPOptimizer
+
+    class FromProcessor(DPOptimizer):
+        """Draws its noise on the CPU, whose generator alone takes a key of any size, whatever device the weights are on."""
+
+        def add_noise(self) -> None:
+            """Leave the clipped gradients with noise in `grad` of the weights."""
+            deviation = self.noise_multiplier * self.max_grad_norm
+            for weight in self.params:
+                drawn = torch.normal(0.0, deviation, weight.shape, generator=noise, dtype=weight.dtype)
+                weight.grad = weight.summed_grad + drawn.to(weight.device)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return FromProcessor(
+        adam(model, training),
+        noise_multiplier=privacy.noise,
+        max_grad_norm=privacy.clip,
+        expected_batch_size=training.batch_size,
+    )
 
 
 def poisson_batches(count: int, size: int, rng: torch.Generator, device: torch.device) -> Iterator[Tensor]:

@@ -17,9 +17,20 @@ def run_recurrent(layer: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, An
     """
     if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
         return layer(*args, **kwargs)
-    axis = 1 if layer.batch_first else 0
+    axis = _time_axis(layer)
     outputs, state = layer(args[0].narrow(axis, 0, 1), *args[1:], **kwargs)
     return outputs.repeat_interleave(args[0].shape[axis], axis), state
+
+
+def steps_of(layer: nn.Module, args: tuple[Any, ...]) -> int:
+    """Return how often the layer does what `run_layer` does once: a recurrent one for every step of its sequence."""
+    if not isinstance(layer, nn.RNNBase) or not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
+        return 1
+    return args[0].shape[_time_axis(layer)]
+
+
+def _time_axis(layer: nn.RNNBase) -> int:
+    return 1 if layer.batch_first else 0
 
 
 def run_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, again: bool) -> Any:

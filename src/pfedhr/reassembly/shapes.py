@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from pfedhr.parcel import ParcelError
-from pfedhr.reassembly.layer_shapes import run_layer
+from pfedhr.reassembly.layer_shapes import run_layer, steps_of
+from pfedhr.reassembly.work import WORK_LIMIT, Work
 
 COUNT_LIMIT = 20_000
 """Layers of one blueprint, tensors in them and beside them, values, and items in all tuples that the values are."""
@@ -28,10 +29,10 @@ _PIECES = (torch.unbind, torch.split, torch.chunk, torch.tensor_split, "unbind",
 def run_shapes(module: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype) -> None:
     """Run `module`, which is on the meta device, on inputs of `shape`, the batch axis included.
 
-    Raises ParcelError for what would be too large, and whatever the graph's operations raise.
+    Raises ParcelError for what would be too large or take too long, and whatever the graph's operations raise.
     """
-    with torch.device("meta"):  # also what the graph makes of sizes alone takes no memory
-        _Shapes(module).run(torch.empty(list(shape), dtype=dtype))
+    with torch.device("meta"), Work() as work:  # also what the graph makes of sizes alone takes no memory
+        _Shapes(module, work, shape[0]).run(torch.empty(list(shape), dtype=dtype))
 
 
 def whole_number(value: Any, *, signed: bool = False) -> int:
@@ -42,10 +43,11 @@ def whole_number(value: Any, *, signed: bool = False) -> int:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph on shapes once, and stops at what would be too large."""
+    """Runs a graph on shapes once, and stops at what would be too large, or too much work for so many examples."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, work: Work, examples: int) -> None:
         super().__init__(module)
+        self._work, self._examples = work, examples
         self.extra_traceback = False  # errors are told in a line
         self._items = self._live = 0
         self._sizes: dict[fx.Node, int] = {}
@@ -54,6 +56,11 @@ class _Shapes(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         self._check_call(n, args, kwargs)
         value = super().run_node(n)
+        if self._work.done > WORK_LIMIT * self._examples:
+            each = self._work.done // self._examples
+            raise ParcelError(
+                f"up to {n.name} an input takes {each} multiply-adds, more than {WORK_LIMIT}: send a smaller network"
+            )
         items = self._items_of(value, n.name)
         for item in items:
             _check_item(item, n.name)
@@ -65,7 +72,10 @@ class _Shapes(fx.Interpreter):
         return value
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return run_layer(self.fetch_attr(target), args, kwargs, again=False)
+        layer, before = self.fetch_attr(target), self._work.done
+        value = run_layer(layer, args, kwargs, again=False)
+        self._work.done += (self._work.done - before) * (steps_of(layer, args) - 1)
+        return value
 
     def _check_call(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise ParcelError for a call that must not be made even on shapes, or never on numbers."""

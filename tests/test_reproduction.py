@@ -23,7 +23,7 @@ from pfedhr.reproduction import SCALES, TARGETS, Scale, redraw, reproduce
 from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.published import Place, published, published_beside
 from pfedhr.reproduction.targets import pieces_of, settings_of
-from pfedhr.results import Results, ResultsError, collect, read_results, write_results
+from pfedhr.results import Results, ResultsError, Run, collect, read_results, told_runs, write_results
 from pfedhr.study import Cell, Setting, cells_of
 
 TOY = replace(parse(EXPERIMENT, "the test"), compare_local=False)
@@ -320,6 +320,21 @@ def test_committed_runs_are_named_by_their_experiments(folder: Path) -> None:
     named = {row.folder.split("/")[0] for row in read_results(folder).cells}
     experiments = {path.stem: parse(path.read_text(), str(path)) for path in (folder / "experiments").iterdir()}
     assert {Cell("", "", 0, experiment).kind for experiment in experiments.values()} == named == experiments.keys()
+
+
+def test_committed_tables_tell_the_same_of_a_run() -> None:
+    told: dict[tuple[str, str], list[Run]] = {}
+    for folder in COMMITTED:
+        for kept, run in told_runs([folder]).items():
+            told.setdefault((folder.name, kept), []).append(run)
+    shared = {kept: runs for kept, runs in told.items() if len(runs) > 1}
+    assert shared
+    unlike = {
+        kept
+        for kept, runs in shared.items()
+        if len({tuple((row.client, row.accuracy, row.teacher_accuracy) for row in run.clients) for run in runs}) > 1
+    }
+    assert not unlike
 
 
 def test_there_are_committed_results_of_three_sets() -> None:

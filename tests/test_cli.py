@@ -169,9 +169,9 @@ def test_a_study_whose_runs_are_gone_may_go_on(place: str, tmp_path: Path) -> No
 def test_what_failed_is_told_beside_the_tables_of_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "toy.toml", tmp_path / "study"
     file.write_text(EXPERIMENT)
-    command = ["compare", str(file), "--algorithms", "pfedhr", "--seeds", "0", "--out", str(out), "--plan.rounds", "1"]
+    command = ["compare", str(file), "--algorithms", "pfedhr", "--seeds", "0", "--out", str(out), "--plan.rounds", "2"]
     with pytest.raises(SystemExit) as ended:
-        main([*command, "--pfedhr.tuning-learning-rate", "1e30"])
+        main([*command, "--pfedhr.distil-weight", "1e39"])
     printed, errors = capsys.readouterr()
     assert ended.value.code == 2
     assert "local" in printed
@@ -329,7 +329,7 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
         (["run", "demo", "--algorithm.preset", "paper", "--algorithm.groups", "99"], ["algorithm.groups = 99", "blocks only"]),
         (["run", "demo", "--data.name", "mnist", "--data.dir", "/nowhere"], ["/nowhere", "train-images-idx3-ubyte"]),
         (["run", "demo", "--data.name", "emnist"], ["emnist", "mnist"]),
-        (["run", "demo", "--name", ".."], ["name = '..'", "a word without a slash"]),
+        (["run", "demo", "--name", ".."], ["name = '..'", "a word in UTF-8 without a slash or a zero byte"]),
         (["run", "demo", "--name", "."], ["name = '.'"]),
         (["run", "--resume", "/nowhere"], ["/nowhere", "not a run"]),
         (["run", "--resume", "/nowhere", "--plan.rounds", "3"], ["--resume", "goes on as it began"]),

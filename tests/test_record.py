@@ -12,8 +12,9 @@ from test_run import EXPERIMENT
 
 from pfedhr.algorithms.local import Local
 from pfedhr.experiment_file import parse
-from pfedhr.launch import Silent, start
+from pfedhr.launch import start
 from pfedhr.record import MetricError, read_rounds
+from pfedhr.watching import Silent
 
 TOLD: dict[str, Any] = {}
 """What the method below tells of its server's step and, under "loss", of its clients'."""

@@ -276,8 +276,8 @@ def test_without_a_teacher_there_is_nothing_to_draw(tmp_path: Path) -> None:
 
 
 def test_tables_are_made_of_what_did_not_fail(tmp_path: Path) -> None:
-    # A stitch's first step at this rate is not finite, and learning alone does without stitches.
-    broken = replace(SCALE, experiment=replace(TOY, algorithm=replace(TOY.algorithm, tuning_learning_rate=1e30)))
+    # The loss beside a teacher is not finite with this weight, and learning alone does without teachers.
+    broken = replace(SCALE, experiment=replace(TOY, algorithm=replace(TOY.algorithm, distil_weight=1e39)))
     (place,), failed = reproduce(TARGETS["figure7"], broken, [TOY_SET], "", [0], tmp_path, 1, Told())
     assert len(failed) == 1
     assert read_results(place).methods == ["local"]

@@ -205,7 +205,7 @@ def test_a_run_that_fails_is_named_and_stops_no_other(cells: list[Cell], store: 
     path, folder = tmp_path / "store", tmp_path / "data"
     folder.mkdir()
     shutil.copytree(store, path)
-    broken = replace(TINY, tuning_learning_rate=1e30)
+    broken = replace(TINY, distil_weight=1e39)
     lost = replace(BASE, data=replace(BASE.data, name=f"{__name__}:faulty", dir=str(folder)))
     more = [
         *cells_of([Setting("toy", BASE, {"pfedhr-broken": broken})], [0]),

@@ -21,8 +21,9 @@ from pfedhr.experiment_file import dump, load_experiment, override, parse
 from pfedhr.flower import launching
 from pfedhr.flower.mailbox import FederationError
 from pfedhr.flower.simulation import DIRECTORY, simulated_server
-from pfedhr.launch import Silent, make_cohort
+from pfedhr.launch import make_cohort
 from pfedhr.run import RunDirectory, run_name
+from pfedhr.watching import Silent
 
 
 def test_a_new_app_is_complete_and_is_not_written_over_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from toy import equal
 
 from pfedhr.algorithm import Algorithm
+from pfedhr.algorithms.feddf import FedDF
 from pfedhr.algorithms.fedkemf import FedKEMF
 from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.pfedhr import PFedHR
@@ -44,6 +45,8 @@ def all_huge(tree: Any, tensors: dict[str, Tensor]) -> None:
         ),
         pytest.param(PFedClub(groups=3, candidates=2, tuning_epochs=1, probe=8), huge_bias, id="pfedclub"),
         pytest.param(FedKEMF("mlp", tuning_epochs=1, tuning_batch_size=8), all_huge, id="fedkemf"),
+        # No structure's first training is finite, so that the server has none of it to give.
+        pytest.param(FedDF(tuning_epochs=1, tuning_learning_rate=1e38), huge_bias, id="feddf"),
     ],
 )
 def test_one_clients_huge_weights_end_the_run_for_nobody(algorithm: Algorithm, spoil: Spoil) -> None:

@@ -110,7 +110,8 @@ class FedDF(KeepsShared):
     def message(self, server: Fusions, client: str) -> Fusion:
         """Return the network of the client's structure, or those of all for a client never heard of."""
         structures = [server.structures[client]] if client in server.structures else sorted(server.fused)
-        return Fusion({one: server.fused[one] for one in structures}, tuple(sorted(server.known)))
+        fused = {one: server.fused[one] for one in structures if one in server.fused}  # none if its training was not finite
+        return Fusion(fused, tuple(sorted(server.known)))
 
     def client_step(self, state: Held, message: Fusion, view: ClientView) -> tuple[Held, Upload, Metrics]:
         """Train the network of the client's structure on the private examples."""
@@ -144,7 +145,7 @@ class FedDF(KeepsShared):
             losses = {structure[:12]: one.loss for structure, one in distilled.items() if one.loss is not None}
         structures = server.structures | {client: one.structure for client, one in sent.items()}
         used = set(structures.values())  # a client may come with another network: what none has any more is forgotten
-        known, fused = ({one: held[one] for one in sorted(used)} for held in (known, server.fused | fused))
+        known, fused = ({one: held[one] for one in sorted(used & held.keys())} for held in (known, server.fused | fused))
         return Fusions(known, fused, structures), {"distil_loss": losses, **watch.seconds}
 
     def _distil(

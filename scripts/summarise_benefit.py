@@ -56,7 +56,7 @@ def beside_others(results: Results) -> list[str]:
     Then what `to_alone` says, and what teachers know.
     """
     rows = {row.method: row for row in method_rows(results)}
-    others = sorted(rows.keys() - {"pfedhr", "paper", "local", "local-public"})
+    others = sorted(rows.keys() - {"pfedhr", "own", "paper", "local", "local-public"})
     best = max(others, key=lambda method: rows[method].mean)
     return [
         beside(results, "local"),

@@ -28,6 +28,14 @@ def named_path(word: str) -> Path:
         raise PfedhrError(f"{word}: there is no home directory of that name; write ./{word} for a folder called so") from error
 
 
+def is_writable(word: str) -> bool:
+    """Return whether a word can be written into files and be their name: as UTF-8, without a zero byte.
+
+    Of a name that is no UTF-8, Python makes half characters, which are neither.
+    """
+    return word.encode(errors="ignore").decode() == word and "\0" not in word
+
+
 def write(path: Path, content: bytes) -> None:
     """Give `path` this content: all of it, or, if the process ends before, none."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import torch
 from pfedhr.algorithm import QUIET, Algorithm
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import DataOptions, PublicOptions
+from pfedhr.disk import is_writable
 from pfedhr.errors import PfedhrError
 from pfedhr.federate import Schedule
 from pfedhr.learning import Privacy, Training
@@ -142,8 +143,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         # Its directory is runs/NAME, which the two dots would lead out of.
-        fits = self.name not in ("", ".", "..") and not set(self.name) & {"/", "\0"}
-        fits = fits and self.name.encode(errors="ignore").decode() == self.name
+        fits = self.name not in ("", ".", "..") and "/" not in self.name and is_writable(self.name)
         _require(fits, "name", self.name, "a word in UTF-8 without a slash or a zero byte")
         _require(self.workers >= 1, "workers", self.workers, "1 or more")
         devices = ("auto", "cpu", "cuda")

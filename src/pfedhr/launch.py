@@ -82,13 +82,13 @@ def prepare(experiment: Experiment) -> Cohort:
     public_data(experiment.algorithm, setup)
     data = cohort.federation
     tell_unused(sum(len(one.train) + len(one.test) for one in data.clients.values()), data.unused)
-    example, extremes = setup.examples[:1], cohort.federation.extremes
+    example, extremes = setup.examples[:1], data.extremes
     for network in sorted(set(networks.values()), key=lambda network: network.factory):
         check_network(network, torch.cat([example, example]))
         if len(extremes):
             check_inputs_of(network, extremes, "the examples of the least and the largest numbers")
     for client, network in networks.items():
-        count = len(cohort.federation.clients[client].train)
+        count = len(data.clients[client].train)
         check_last_batch(network, example, count, training.batch_size, f"plan.batch_size and client {client}")
     experiment.algorithm.check(setup)
     if cohort.privacy:

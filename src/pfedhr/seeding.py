@@ -9,6 +9,10 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 Name = int | str
+_WORDS = 624
+"""Words in the state of mt19937."""
+_FIRST_WORD = 24
+"""Where they begin in torch's: after the seed, two counters of 32 bits and the place of the next word."""
 
 
 def number(seed: int, *path: Name) -> int:
@@ -44,12 +48,6 @@ def keyed(secret: int, *path: Name) -> torch.Generator:
     # torch keeps each of the 624 words of mt19937, little end first, in eight bytes, of which four are 0.
     state[_FIRST_WORD : _FIRST_WORD + 8 * _WORDS].view(_WORDS, 8)[:, :4] = words.view(_WORDS, 4)
     return made.set_state(state)
-
-
-_WORDS = 624
-"""Words in the state of mt19937."""
-_FIRST_WORD = 24
-"""Where they begin in torch's: after the seed, two counters of 32 bits and the place of the next word."""
 
 
 @contextmanager

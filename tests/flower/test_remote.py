@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def run(
     remote, _ = engine_of(experiment, cohort, postbox, folder)
     results = list(federate(algorithm, remote, remote.server_view, remote.clients, schedule, cohort.seed))
     return results, {client: remote.state(client) for client in remote.clients}
+
+
+def rounds_alone(postbox: Postbox, folder: Path, count: int, **engine: float) -> Iterator[RoundResult]:
+    """The rounds of four clients that learn alone, one at a time; the clients have been called once."""
+    remote, _ = engine_of(experiment_of(Local(), WIDE, **engine), WIDE, postbox, folder)
+    return federate(Local(), remote, remote.server_view, remote.clients, Schedule(count, 4), 0)
 
 
 def in_process(cohort: Cohort, algorithm: Algorithm, schedule: Schedule) -> tuple[list[RoundResult], dict[str, bytes | None]]:
@@ -152,9 +159,7 @@ def test_a_late_answer_of_a_round_before_is_not_taken_for_this_one(tmp_path: Pat
 
 def test_nobody_waits_for_a_client_that_is_away_and_it_is_taken_back(tmp_path: Path) -> None:
     postbox = Postbox(WIDE, tmp_path)
-    experiment = experiment_of(Local(), WIDE, round_timeout=60.0)
-    remote, _ = engine_of(experiment, WIDE, postbox, tmp_path)
-    rounds = federate(Local(), remote, remote.server_view, remote.clients, Schedule(3, 4), 0)
+    rounds = rounds_alone(postbox, tmp_path, 3, round_timeout=60.0)
     assert len(next(rounds).clients) == 4
     postbox.online.remove(101)
     assert next(rounds).clients.keys() == {"client00", "client02", "client03"}
@@ -175,24 +180,22 @@ def test_a_round_with_too_few_replies_is_tried_again_with_those_who_are_missing(
 
 def test_a_second_attempt_waits_for_no_more_than_are_missing(tmp_path: Path) -> None:
     postbox = Postbox(WIDE, tmp_path)
-    experiment = experiment_of(Local(), WIDE, min_clients=3, retries=1, round_timeout=3.0)
-    remote, _ = engine_of(experiment, WIDE, postbox, tmp_path)
+    rounds = rounds_alone(postbox, tmp_path, 1, min_clients=3, retries=1, round_timeout=3.0)
     postbox.online.remove(103)
     lost("client01", 1, postbox, "raises")
-    (result,) = federate(Local(), remote, remote.server_view, remote.clients, Schedule(1, 4), 0)
+    (result,) = rounds
     assert result.clients.keys() == {"client00", "client01", "client02"}
     assert 3.0 < result.seconds < 6.0  # the first attempt waits for whoever may yet come, to its end; the second does not
 
 
 def test_a_node_that_never_says_who_it_is_is_not_waited_for_again(tmp_path: Path) -> None:
     postbox = Postbox(WIDE, tmp_path)
-    experiment = experiment_of(Local(), WIDE, round_timeout=3.0)
-    remote, _ = engine_of(experiment, WIDE, postbox, tmp_path)
+    rounds = rounds_alone(postbox, tmp_path, 3, round_timeout=3.0)
     postbox.online.remove(101)  # its client may be who sits at the new node
     postbox.participants[205] = postbox.participants[101]
     postbox.online.add(205)
     postbox.tamper = lambda letter, delivery: None if letter.node == 205 else delivery
-    results = list(federate(Local(), remote, remote.server_view, remote.clients, Schedule(3, 4), 0))
+    results = list(rounds)
     assert all(result.clients.keys() == {"client00", "client02", "client03"} for result in results)
     assert results[0].seconds > 2.9
     assert all(result.seconds < 2.9 for result in results[1:])
@@ -276,9 +279,7 @@ def test_a_client_whose_roll_call_fails_in_a_run_is_back_in_a_later_round(
 ) -> None:
     monkeypatch.setattr(roster, "AGAIN", (0.1, 0.2))
     postbox = Postbox(WIDE, tmp_path)
-    experiment = experiment_of(Local(), WIDE, round_timeout=60.0)
-    remote, _ = engine_of(experiment, WIDE, postbox, tmp_path)
-    rounds = federate(Local(), remote, remote.server_view, remote.clients, Schedule(4, 4), 0)
+    rounds = rounds_alone(postbox, tmp_path, 4, round_timeout=60.0)
     assert len(next(rounds).clients) == 4
     postbox.online.remove(101)
     assert len(next(rounds).clients) == 3
@@ -299,9 +300,7 @@ def test_a_client_whose_roll_call_fails_in_a_run_is_back_in_a_later_round(
 
 def test_a_client_that_is_back_while_its_old_node_counts_as_online_is_taken_back_once_that_is_gone(tmp_path: Path) -> None:
     postbox = Postbox(WIDE, tmp_path)
-    experiment = experiment_of(Local(), WIDE, round_timeout=0.5)
-    remote, _ = engine_of(experiment, WIDE, postbox, tmp_path)
-    rounds = federate(Local(), remote, remote.server_view, remote.clients, Schedule(4, 4), 0)
+    rounds = rounds_alone(postbox, tmp_path, 4, round_timeout=0.5)
     assert len(next(rounds).clients) == 4
     postbox.participants[205] = postbox.participants[101]
     postbox.online.add(205)

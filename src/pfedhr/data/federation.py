@@ -17,6 +17,7 @@ from pfedhr.data.examples import DataError, Examples, Public, check_inputs, chec
 from pfedhr.data.images import like
 from pfedhr.data.partition import ALPHAS, by_classes, dirichlet, holdout, iid, stratified
 from pfedhr.data.sources import Dataset, load
+from pfedhr.disk import is_writable
 from pfedhr.seeding import generator
 
 Partition = Literal["iid", "classes", "dirichlet"]
@@ -47,9 +48,7 @@ class DataOptions:
     """Share of each client's examples that is kept for testing, in the client's own mix of classes."""
 
     def __post_init__(self) -> None:
-        # Of a folder's name that is no UTF-8, Python makes half characters, which go into no file.
-        fits = self.dir.encode(errors="ignore").decode() == self.dir and "\0" not in self.dir
-        _check_option("data.dir", ascii(self.dir), fits, "a folder whose name is UTF-8 without a zero byte")
+        _check_option("data.dir", ascii(self.dir), is_writable(self.dir), "a folder whose name is UTF-8 without a zero byte")
         _check_option("data.examples", self.examples, self.examples >= 0, "0 for all, or a positive number")
         kinds = get_args(Partition)
         _check_option("data.partition", self.partition, self.partition in kinds, f"one of {', '.join(kinds)}")

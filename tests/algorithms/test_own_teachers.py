@@ -136,6 +136,19 @@ def test_training_starts_from_the_tuned_network() -> None:
     assert algorithm._begin(Taught(tuned, None), Lesson(teacher, ()), other) is tuned
 
 
+def test_a_teacher_beyond_its_age_is_as_one_that_never_came() -> None:
+    cohort = make_cohort("cnn1", "mlp", epochs=1)
+    aged = dataclasses.replace(OWN, start="teacher", teacher_max_age=1)
+    teacher = teachers_of(aged, cohort)["client00"]
+    state = Taught(initial_weights(cohort.client_view("client00", 1)), None)
+    for round, taught in ((teacher.round + 1, True), (teacher.round + 2, False)):
+        view = cohort.client_view("client00", round)
+        after, *_ = aged.client_step(state, Lesson(teacher, ()), view)
+        alone, *_ = aged.client_step(state, Lesson(None, ()), view)
+        assert equal(after.weights, alone.weights) is not taught
+        assert (after.teacher is not None) is taught
+
+
 @pytest.mark.parametrize(
     ("donors", "heard"), [("active", ["client02", "client03"]), ("all", ["client00", "client02", "client03"])]
 )

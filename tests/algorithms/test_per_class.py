@@ -80,6 +80,10 @@ def test_a_client_is_served_by_its_head_or_by_the_nearest_prototype_that_it_was_
     assert torch.equal(FedProto().personal_model(state, view).eval()(inputs), logits)
     assert by_prototypes.personal_model(state, view).eval()(inputs[:4]).argmax(1).tolist() == [0, 1, 2, 3]
     assert torch.equal(by_prototypes.personal_model(Guided(weights, None), view).eval()(inputs), logits)
+    # Prototypes of a round in which nobody held one of the client's classes would never say that class.
+    missing = view.train.labels[0]
+    partial = Guided(weights, ClassTable(table.rows, torch.arange(4) != missing))
+    assert torch.equal(by_prototypes.personal_model(partial, view).eval()(inputs), logits)
 
 
 def test_targets_of_distillation_are_distributions() -> None:

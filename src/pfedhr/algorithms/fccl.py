@@ -9,7 +9,8 @@ their mean over the clients. Every client holds the public inputs; labels are no
 
 Departures: one exchange a round, so the mean is fixed while a client moves towards it, and is of the round before; the first
 private training is the client's first round rather than epochs beforehand; standard deviations divide by the batch, as the
-correlations do, and have a small number added under the root; one Adam a round instead of one a batch.
+correlations do, and have a small number added under the root; one Adam a round instead of one a batch, with the plan's weight
+decay.
 """
 
 from __future__ import annotations

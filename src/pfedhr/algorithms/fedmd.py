@@ -6,7 +6,8 @@ the mean absolute difference, then trains on its own examples. Up: its logits on
 round. Down: the mean of the logits sent last, and which round's subset they are of. Every client holds the public data.
 
 Departures: one exchange a round, so the consensus that a client learns is of the round before; a client pre-trains when it
-first takes part; no early stopping, for which there is no data; Adam throughout.
+first takes part; no early stopping, for which there is no data; the plan's Adam throughout, its weight decay on the public
+steps, too.
 """
 
 from __future__ import annotations

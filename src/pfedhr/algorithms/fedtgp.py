@@ -7,7 +7,8 @@ margin that adapts to how far classes are apart. Up: a mean of features for each
 
 Departures: prototypes are taken after training; the margin is the largest of the classes' distances from their nearest other
 class, as in the authors' code; prototypes of clients that do not take part in a round stay as they were sent last; the nearest
-prototype, which serves a client, is of those that it was given before it trained, where the authors' are the server's newest.
+prototype, which serves a client, is of those that it was given before it trained, where the authors' are the server's newest,
+and serves once there is one of each class that the client holds.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class FedTGP(Prototypical):
     prototype_weight: float = 10.0
     """Weight of the distance from the prototypes (lambda); the distance is a mean over the features."""
     prediction: Literal["head", "prototypes"] = "prototypes"
-    """What serves a client: its network's own head, or the nearest of the prototypes that it was given last."""
+    """What serves a client: its network's own head, or the nearest of the prototypes that it was given last, where these have
+    one of each class that it holds."""
     margin_limit: float = 100.0
     """The largest margin (tau)."""
     server_epochs: int = 100

@@ -53,5 +53,5 @@ class FML(Mutual):
         return held, CommonWeights(common), metrics
 
     def server_step(self, server: Shared, replies: Mapping[str, CommonWeights], view: ServerView) -> tuple[Shared, Metrics]:
-        """Return the plain mean of the common networks, or what was where there are no replies."""
+        """Return the plain mean of the common networks."""
         return Shared(plain_mean([replies[client].weights for client in sorted(replies)])), {}

@@ -10,7 +10,7 @@ Departures: the loss is divided by the number of the client's examples, so that 
 the copy of w take their steps of Adam together, from one value of the KL; no weight decay, whose part the KL plays, and which
 would move rhos to 0; layers that own vectors alone, such as norms, are not distributed: they are averaged like buffers; the
 defaults of zeta and rho are below the paper's 10 and -2.5 for MNIST, which leave convolutional networks with few examples near
-chance.
+chance; the server's share counts from the second round on, for it is told no networks and has no w before the first replies.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ towards it by eta lambda (theta - w). Up: w, never theta, and the number of exam
 server mixes (1 - beta) w with beta times the mean. What serves a client is theta.
 
 Departures: as many batches as the experiment's local epochs have; running statistics of batch norms are averaged with w, but a
-beta above 1 does not carry them beyond their mean, where a variance could be negative.
+beta above 1 does not carry them beyond their mean, where a variance could be negative; beta counts from the second round on,
+for a server that is told no networks has no w before the first replies.
 """
 
 from __future__ import annotations

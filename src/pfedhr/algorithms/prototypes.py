@@ -35,7 +35,8 @@ class Prototypical(Algorithm):
     prototype_weight: float = 1.0
     """Weight of the distance from the prototypes (lambda); the distance is a mean over the features."""
     prediction: Literal["head", "prototypes"] = "head"
-    """What serves a client: its network's own head, or the nearest of the prototypes that it was given last."""
+    """What serves a client: its network's own head, or the nearest of the prototypes that it was given last, where these have
+    one of each class that it holds."""
 
     counted: ClassVar[bool] = False
     """Whether clients say how many examples of each class they have."""
@@ -75,9 +76,9 @@ class Prototypical(Algorithm):
         return Guided(weights, message.table), private_means(view, weights, self.counted), {"loss": last}
 
     def personal_model(self, state: Guided, view: ClientView) -> nn.Module:
-        """Return the client's network, or what says the class of the nearest prototype, as soon as it was given some."""
+        """Return the client's network, or what says the nearest prototype's class, once there is one of each of its classes."""
         model = restore(view.network, state.weights)
-        if self.prediction == "head" or state.table is None:
+        if self.prediction == "head" or state.table is None or not state.table.known[view.train.labels.cpu()].all():
             return model
         return NearestRow(model, view.network.classes, state.table)
 

@@ -134,6 +134,8 @@ class Teaching(Algorithm):
 
     def client_step(self, state: Taught, message: Lesson, view: ClientView) -> tuple[Taught, Upload, Metrics]:
         """Train on the private data beside the teacher: eq. (6). One that is declined is as one that never came."""
+        state = replace(state, teacher=self._in_time(state.teacher, view))
+        message = replace(message, teacher=self._in_time(message.teacher, view))
         own = _known(restore(view.network, state.weights), view) if self._judges(state, message, view) else None
         declined = message.teacher is not None and own is not None and self._declines(message.teacher, own, view)
         if declined:
@@ -145,6 +147,11 @@ class Teaching(Algorithm):
         metrics |= {"declined": 1} if declined else {}
         sent = upload(view.network, weights, view.train.ready(view.device).inputs, message.known)
         return Taught(weights, teacher), sent, metrics
+
+    def _in_time(self, teacher: Teacher | None, view: ClientView) -> Teacher | None:
+        """Return the teacher, or None for one beyond its age, from which nothing may begin either."""
+        beyond = teacher is not None and 0 < self.teacher_max_age < view.round - teacher.round
+        return None if beyond else teacher
 
     def _judges(self, state: Taught, message: Lesson, view: ClientView) -> bool:
         """Return whether a client with a teacher judges it: not with privacy, for no noise covers what its choice tells.
@@ -192,8 +199,6 @@ class Teaching(Algorithm):
     def _term(self, teacher: Teacher | None, view: ClientView) -> Term | None:
         """Return the second term of eq. (6), or None where no teacher serves."""
         if teacher is None or not self.distil_weight:
-            return None
-        if self.teacher_max_age and view.round - teacher.round > self.teacher_max_age:
             return None
         # The teacher and the private data stay the same for the round: what it teaches is computed once.
         logits = predict(teacher_network(teacher).to(view.device), view.train.ready(view.device).inputs)

@@ -101,6 +101,32 @@ def other_seeds(first: Results, more: Results) -> list[str]:
     return [*means, beside(more, "local"), beside(both, "local"), *to_alone(both)]
 
 
+def beside_chance(gains: Sequence[float]) -> list[str]:
+    """Return which shares of clients end more than a point, and more than five, above and below, and the worst."""
+    counts = (sum(gain > 1 for gain in gains), *(sum(gain < -least for gain in gains) for least in (1, 5)))
+    return [*(f"{100 * count / len(gains):.1f}" for count in counts), f"{min(gains):+.1f}", str(len(gains))]
+
+
+def gains_of(method: str, results: Results) -> list[float]:
+    """Return what every client gains by a method, in points, over learning alone."""
+    return [100 * gain for seed in differences(results.accuracies(method), results.accuracies("local")) for gain in seed]
+
+
+def chance(found: Mapping[Place, Results], more: Mapping[Place, Results]) -> dict[Place, list[str]]:
+    """Return for the clients of each set and partition what chance alone brings, and then `pfedhr`, by the same seeds."""
+    table: dict[Place, list[str]] = {}
+    for folder in sorted((RESULTS / "alone-again-small").iterdir()):
+        data, _, partition = folder.name.rpartition("-")
+        again = gains_of("alone-again", read_results(folder))
+        words = heading(f"{partition}/labelled/").partition(",")[0]
+        table[data, f"{words}, alone again"] = beside_chance(again)
+        for public in ("labelled", "unlabelled"):
+            place = (data, heading(f"{partition}/{public}/"))
+            both = [gain for results in (found, more) for gain in gains_of("pfedhr", results[place])]
+            table[data, f"{place[1]}, `pfedhr`"] = beside_chance(both)
+    return table
+
+
 def surely_above(gains: Sequence[float]) -> bool:
     """Return whether the 95 % t-interval of the mean lies above zero. Raises StatisticsError for a single gain."""
     error = statistics.stdev(gains) / math.sqrt(len(gains))
@@ -124,3 +150,5 @@ if __name__ == "__main__":
     more = places("benefit-other-seeds-small")
     columns = ("`local`", "`pfedhr`", "to `local`", "with seeds 0-4: to `local`", *alone)
     show("Other seeds", columns, {place: other_seeds(found[place], results) for place, results in more.items()})
+    columns = ("a point above (%)", "a point below (%)", "five below (%)", "worst", "clients")
+    show("What chance brings, and `pfedhr`: differences to `local`, all nine seeds", columns, chance(found, more))

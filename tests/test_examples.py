@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from toy import equal, make_cohort
 
 import pfedhr
+from pfedhr.algorithms.local import Local
+from pfedhr.algorithms.own import Nothing
+from pfedhr.methods import find_method
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -36,6 +40,16 @@ def test_ones_own_method(tmp_path: Path) -> None:
     assert "uniform-teacher" in ended.stdout
     rows = (tmp_path / "runs" / "compare-demo" / "cells.csv").read_text()
     assert ",uniform-teacher," in rows
+
+
+def test_alone_again_differs_in_its_initial_weights_and_in_the_order_of_its_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    again, view = find_method("alone_again:AloneAgain")(), make_cohort("mlp", clients=1).client_view("client00", 1)
+    assert not equal(again.init_client(view).weights, Local().init_client(view).weights)
+    begun = Local().init_client(view)
+    ends = [method.client_step(begun, Nothing(), view)[0].weights for method in (again, again, Local())]
+    assert equal(ends[0], ends[1])
+    assert not equal(ends[0], ends[2])
 
 
 def test_the_public_names_are_there() -> None:

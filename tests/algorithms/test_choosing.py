@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from test_pfedhr import NOTHING, own_chain, uploads_of
+from torch import Tensor
 from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
@@ -104,6 +105,32 @@ def test_those_chosen_as_they_were_solved_are_tuned_alone() -> None:
         assert not equal(one.weights, chosen[client].weights)
         if every[client].recipe == one.recipe:  # chosen after the tuning, but the same one
             assert equal(every[client].weights, chosen[client].weights)
+
+
+def likeness(own: Tensor, candidate: Tensor) -> float:
+    """Eq. (5), one example after the other."""
+    cosines = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(own, candidate, strict=True)]
+    return sum(cosines) / len(cosines)
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_candidate_is_compared_with_the_clients_network_as_far_tuned_as_itself(chosen: bool) -> None:
+    cohort = make_cohort("cnn1", "mlp")
+    form = replace(SOLVED, tuned_candidates="chosen") if chosen else SMALL
+    form = replace(form, candidates=3, tuning_epochs=8)
+    _, _, metrics = teachers_of(form, cohort)
+    compared, _, _ = teachers_of(replace(form, tuning_epochs=0) if chosen else form, cohort)
+    inputs, view = cohort.federation.public.ready(cohort.device).inputs, sequential(lambda map: cohort.server_view(1, map))
+    for place, client in enumerate(sorted(cohort.networks)):
+        untuned = own_chain(cohort, client)
+        tuned = tune(TuningJob(untuned, form._tuning, form.contrastive_temperature), view).teacher
+        said = predict(teacher_network(compared[client]), inputs)
+        alike, other = (
+            likeness(predict(teacher_network(one), inputs), said) for one in ((untuned, tuned) if chosen else (tuned, untuned))
+        )
+        assert metrics["teachers"][client] == str(compared[client].recipe)
+        assert max(metrics["scores"][place]) == pytest.approx(alike, abs=1e-5)
+        assert abs(alike - other) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ from pfedhr.parcel import unpack
 
 def test_the_consensus_is_the_plain_mean() -> None:
     view = InProcess(FedMD(), Workers(make_cohort("mlp"))).server_view(3)
-    logits = torch.randn(5, 4)
-    server, _ = FedMD().server_step(Consensus(None, 0), {"a": PublicLogits(logits), "b": PublicLogits(-logits)}, view)
+    logits = torch.arange(20.0).view(5, 4)
+    server, _ = FedMD().server_step(Consensus(None, 0), {"a": PublicLogits(logits), "b": PublicLogits(3 * logits)}, view)
     assert server.logits is not None
-    assert torch.equal(server.logits, torch.zeros(5, 4))
+    assert torch.equal(server.logits, 2 * logits)
     assert server.round == 3
     alone, _ = FedMD().server_step(server, {"a": PublicLogits(logits)}, view)
     assert alone.logits is not None

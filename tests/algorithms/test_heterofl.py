@@ -72,6 +72,16 @@ def normed(width: int):
 normed_wide, normed_narrow = normed(8), normed(4)
 
 
+def batch_normed(width: int):
+    def factory(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes))
+
+    return factory
+
+
+batch_normed_wide, batch_normed_narrow = batch_normed(8), batch_normed(4)
+
+
 def tiny(shape: tuple[int, ...], classes: int) -> nn.Module:
     """CNN4 at a sixteenth: a width of 64 times 0.0625 is 4."""
     maps = _Maps(shape)
@@ -201,6 +211,32 @@ def test_statistics_of_one_batch_are_those_of_all_examples() -> None:
     measure_statistics(model, inputs, 5, generator(0, "four"))
     assert buffers["1.num_batches_tracked"].item() == 4
     assert torch.allclose(buffers["1.running_mean"], outputs.mean((0, 2, 3)), atol=1e-6)
+
+
+def test_a_client_takes_statistics_of_its_examples_and_the_server_averages_them_entry_by_entry() -> None:
+    cohort, method = make_cohort(f"{__name__}:batch_normed_wide", f"{__name__}:batch_normed_narrow"), named("batch_normed_wide")
+    check(method, cohort)
+    server_view, replies = InProcess(method, Workers(cohort)).server_view(1), dict[str, Slice]()
+    for client in ("client00", "client01", "client03"):
+        view = cohort.client_view(client, 1)
+        after, replies[client], _ = method.client_step(method.init_client(view), Portion(None), view)
+        own = method.personal_model(after, view).state_dict()
+        hidden = functional.linear(view.train.ready(view.device).inputs.flatten(1), own["1.weight"], own["1.bias"])
+        order = torch.randperm(24, generator=generator(0, 1, client, "statistics"))
+        batches = [hidden[places] for places in order.split(8)]
+        means, variances = (sum(one) / 3 for one in ([b.mean(0) for b in batches], [b.var(0) for b in batches]))
+        for held in (own, replies[client].weights):
+            torch.testing.assert_close(held["2.running_mean"], means)
+            torch.testing.assert_close(held["2.running_var"], variances)
+            assert held["2.num_batches_tracked"] == 3
+
+    server, _ = method.server_step(method.init_server(server_view), replies, server_view)
+    assert server.weights is not None
+    for name in ("2.running_mean", "2.running_var", "2.weight", "1.weight"):
+        wide, *narrow = (replies[client].weights[name] for client in sorted(replies))
+        for place, value in enumerate(server.weights[name]):
+            held = [wide[place], *(one[place] for one in narrow if place < 4)]
+            torch.testing.assert_close(value, sum(held) / len(held))
 
 
 def test_absent_classes_are_silent_and_their_rows_never_trained() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -22,13 +23,14 @@ from pfedhr.algorithms.solving import head_outputs
 from pfedhr.algorithms.teacher import Teacher, teacher_network, weights_in
 from pfedhr.algorithms.tuning import Tuned, TuningJob, tune
 from pfedhr.algorithms.uploads import describe_network, upload
-from pfedhr.data import Examples, Public
+from pfedhr.data import Examples, Public, Unlabelled
 from pfedhr.federate import Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, Workers, sequential
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.parcel import pack, unpack
-from pfedhr.reassembly import Recipe, cut
+from pfedhr.reassembly import Recipe, cut, solved_joints
+from pfedhr.seeding import generator
 
 OWN = PFedHR.paper(groups=3, candidates=2, tuning_epochs=1, probe=8, teachers="own")
 FORMS = [
@@ -102,6 +104,37 @@ def test_labels_that_heads_are_solved_for_are_said_to_be_used(labelled: bool, mo
     teachers_of(algorithm, make_cohort("cnn1", "mlp"))
     assert [bool(one.any()) for one in led_to] == [labelled]
     assert algorithm.public_use(labelled=True) == ("labels at the server" if labelled else "inputs at the server")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_heads_are_solved_for_the_logarithms_of_what_is_known(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    led_to = list[Tensor]()
+
+    def watched(*arguments: Any) -> Any:
+        led_to.append(arguments[-1])
+        return solved_joints(*arguments)
+
+    monkeypatch.setattr(solving, "solved_joints", watched)
+    algorithm = PFedHR.paper(**SOLVED, groups=3, tuning_targets="both" if labelled else "cohort", probe=6)
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    teachers_of(algorithm, cohort)
+    views = [cohort.client_view(client, 1) for client in cohort.networks]
+    public = cohort.federation.public.ready(cohort.device)
+    said = [predict(restore(view.network, initial_weights(view)), public.inputs).softmax(1).tolist() for view in views]
+    [found] = led_to
+    assert isinstance(public, Examples)
+    places = torch.randperm(16, generator=generator(0, "probe"))[:6].tolist()
+    for row, place in zip(found.tolist(), places, strict=True):
+        known = [(one + other) / 2 for one, other in zip(said[0][place], said[1][place], strict=True)]
+        if labelled:
+            known = [(share + (at == public.labels[place])) / 2 for at, share in enumerate(known)]
+        assert row == pytest.approx([math.log(share) for share in known], abs=1e-5)
+
+
+def test_what_hardly_anyone_thinks_possible_is_solved_for_as_a_thousandth() -> None:
+    certain = torch.tensor([[0.75, 0.25, 2e-4, 0.0]])
+    expected = [math.log(0.75), math.log(0.25), math.log(1e-3), math.log(1e-3)]
+    assert head_outputs(certain, Unlabelled(torch.zeros(1, 2)), True)[0].tolist() == pytest.approx(expected)
 
 
 def test_an_untuned_own_teacher_is_the_network_that_went_up() -> None:

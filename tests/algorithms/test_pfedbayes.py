@@ -237,6 +237,33 @@ def test_the_server_mixes_plain_means() -> None:
         assert pack(backwards) == pack(server)
 
 
+def test_the_shared_copy_goes_up_and_the_own_distribution_stays_with_the_client() -> None:
+    view, method = make_cohort("mlp", clients=1).client_view("client00", 1), PFedBayes()
+    start = method.init_client(view).own
+    # A mean 1 off, some 55 deviations: of its copy of the shared one all rhos rise by a step of Adam, and all means, too.
+    state = Believed(Distribution({name: value + 1 for name, value in start.means.items()}, start.rhos), None)
+    shared = Distribution(start.means, {name: rho - 1 for name, rho in start.rhos.items()})
+    once = dataclasses.replace(view, training=Training(1, 64, 0.01))
+    after, sent, _ = method.client_step(state, Prior(shared), once)
+    for part, before in ((sent.means, shared.means), (sent.rhos, shared.rhos)):
+        assert part.keys() == before.keys()
+        for name, value in part.items():
+            torch.testing.assert_close(value, before[name] + 0.01, rtol=0, atol=1e-5)
+    for name, value in after.own.means.items():
+        assert torch.all((value - state.own.means[name]).abs() < 0.0101)
+        assert not torch.equal(after.own.rhos[name], state.own.rhos[name])
+    # The next round's shared distribution takes neither place, whatever it is.
+    idle = dataclasses.replace(view, round=2, training=Training(0, 64, 0.01))
+    later, sent, _ = method.client_step(after, Prior(shared), idle)
+    for found, expected in ((later.own, after.own), (sent, shared)):
+        assert equal(found.means, expected.means)
+        assert equal(found.rhos, expected.rhos)
+    assert equal(dict(method.personal_model(later, idle).state_dict()), after.own.means)
+    teacher = method.teacher_model(later, idle)
+    assert teacher is not None
+    assert equal(dict(teacher.state_dict()), shared.means)
+
+
 def test_recurrent_and_attention_layers_are_drawn_too() -> None:
     for network in ("lstm", "transformer"):
         spec = ModelSpec(network, (6,), 3)

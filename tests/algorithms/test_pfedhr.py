@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from test_contract import run
-from toy import make_cohort
+from toy import equal, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
@@ -137,6 +137,13 @@ def test_a_teacher_goes_down_once_and_stays_with_the_client() -> None:
     # No new one comes down: the client keeps what it has.
     later, _, _ = SMALL.client_step(state, Lesson(None, ()), cohort.client_view("client00", 3))
     assert later.teacher is state.teacher
+    # A new one comes down: it alone teaches from then on.
+    lesson, client_view = SMALL.message(server_after, "client00"), cohort.client_view("client00", 3)
+    newer, _, _ = SMALL.client_step(state, lesson, client_view)
+    first, _, _ = SMALL.client_step(replace(state, teacher=None), lesson, client_view)
+    assert newer.teacher is lesson.teacher
+    assert equal(newer.weights, first.weights)
+    assert not equal(newer.weights, later.weights)
 
 
 def test_an_old_teacher_is_not_used_beyond_its_age() -> None:

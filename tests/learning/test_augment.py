@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pfedhr.learning import Augmentation
-from pfedhr.learning.augment import _turn_hue
+from pfedhr.learning.augment import _colour, _turn_hue
 from pfedhr.seeding import generator
 
 
@@ -34,6 +34,23 @@ def test_only_where_a_mirror_image_keeps_its_class_are_images_flipped() -> None:
 
     assert flipped(False) == 0
     assert flipped(True) == pytest.approx(0.5, abs=0.1)  # 4 deviations of 400 tosses
+
+
+def test_crops_lie_anywhere_in_the_image_and_have_four_fifths_of_its_area_to_all_of_it() -> None:
+    """Images whose brightness is the place along one side, from -1 to 1: views of them tell what has become of a place."""
+    places = (torch.arange(16.0) * 2 + 1) / 16 - 1
+    scales = list[torch.Tensor]()
+    for images in (places[:, None].expand(16, 16), places[None, :].expand(16, 16)):
+        views = Augmentation(True)(images.expand(1000, 1, 16, 16), generator(0))[:, 0]
+        before, behind = (views[:, 7, 7], views[:, 8, 8])
+        scales.append(((behind - before) * 8).abs())
+        offset = (before + behind) / 2 / (1 - scales[-1]).clamp(min=1e-3)
+        assert -1 - 1e-3 <= offset.min() < -0.98
+        assert 0.98 < offset.max() <= 1 + 1e-3
+    torch.testing.assert_close(*scales)
+    area = scales[0].square()
+    assert 0.8 - 1e-4 <= area.min() < 0.802
+    assert 0.998 < area.max() <= 1 + 1e-4
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 128), (128, 32), (31, 96)])
@@ -68,3 +85,25 @@ def test_about_a_fifth_of_coloured_views_are_grey() -> None:
     views = Augmentation(True)(images, generator(1))
     grey = ((views - views.mean(1, keepdim=True)).abs().amax((1, 2, 3)) < 1e-5).float().mean().item()
     assert grey == pytest.approx(0.2, abs=0.07)  # 4 deviations of 500 draws
+
+
+def test_four_of_five_views_are_jittered_by_two_fifths_and_a_tenth_of_a_turn_of_hue() -> None:
+    """Of two greys and a colour: hue and saturation leave grey what it is, and no draw touches what another one tells."""
+    dark, light, colour = torch.tensor([0.35] * 3), torch.tensor([0.45] * 3), torch.tensor([0.45, 0.4, 0.35])
+    images = torch.stack([dark, light, colour], 1)[None, :, None] * 2 - 1
+    views = (_colour(images.expand(4000, 3, 1, 3), generator(0))[:, :, 0] + 1) / 2
+    tint, tints = colour - colour.mean(), views[..., 2] - views[..., 2].mean(1, keepdim=True)
+    middle = (0.35 + 0.45 + 0.299 * 0.45 + 0.587 * 0.4 + 0.114 * 0.35) / 3
+    spread = (views[:, 0, 1] - views[:, 0, 0]) / 0.1  # brightness times contrast
+    brightness = (views[:, 0, 0] - spread * (0.35 - middle)) / middle
+    contrast, saturation = spread / brightness, tints.norm(dim=1) / tint.norm() / spread
+    across = torch.linalg.cross(torch.ones(3) / 3**0.5, tint)
+    hue = torch.rad2deg(torch.atan2(tints @ across, tints @ tint))
+    coloured = saturation > 1e-3
+    same = (views - (images[0, :, 0] + 1) / 2).abs().amax((1, 2)) < 1e-5
+    assert (same[coloured].float().mean()).item() == pytest.approx(0.2, abs=0.03)  # 4 deviations of 3200 draws
+    jittered = coloured & ~same
+    for factor, low, high in ((brightness, 0.6, 1.4), (contrast, 0.6, 1.4), (saturation, 0.6, 1.4), (hue, -36, 36)):
+        drawn, edge = factor[jittered], (high - low) / 100
+        assert low - edge / 50 <= drawn.min() < low + edge
+        assert high - edge < drawn.max() <= high + edge / 50

@@ -25,6 +25,13 @@ def cost(between: np.ndarray, medoids: tuple[int, ...]) -> float:
     return between[:, list(medoids)].min(axis=1).sum()
 
 
+def test_distances_have_their_known_values() -> None:
+    values = torch.tensor([[2.0, 1.0, 0.5, 0.4], [1.0, 2.0, 0.0, 2.0], [0.5, 0.0, 2.0, 0.25], [0.6, 2.0, 0.25, 2.0]])
+    expected = [[0.5, 1, 2, 2], [1, 0.5, 1e6, 0.5], [2, 1e6, 0.5, 4], [2, 0.5, 4, 0.5]]  # 0.4 and 0.6 count as their mean
+    refs = tuple(BlockRef("a", at) for at in (1, 2, 3, 4))
+    assert distances(Similarity(refs, values)).tolist() == expected
+
+
 @given(st.integers(3, 9), st.integers(0, 10_000), st.integers(1, 9))
 @example(9, 328, 3)  # two groups of two, each with two best centres: a swap does improve on the wrong choice of them
 def test_groups_are_a_partition_that_no_swap_of_a_medoid_improves(blocks: int, seed: int, count: int) -> None:

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from test_contract import run
+from torch import nn
 from torch.nn import functional
 from toy import distance, equal, kl, make_cohort
 
@@ -163,6 +164,12 @@ def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss() -> 
             assert torch.allclose(found[place], gradient, atol=1e-6)
 
 
+def features_and_logits(perceptron: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    *below, head = perceptron.children()
+    features = nn.Sequential(*below)(inputs)
+    return features, head(features)
+
+
 @pytest.mark.parametrize(("round", "energy"), [(1, 0.5), (3, 0.9), (5, 0.9)])  # from 0.3 by 0.2 a round, up to the third
 def test_a_client_steps_on_the_equations_of_the_method_and_keeps_the_energy_of_the_round(round: int, energy: float) -> None:
     """One training of all three beside the obvious one: each network's loss by itself, the other's part in it a constant."""
@@ -178,9 +185,7 @@ def test_a_client_steps_on_the_equations_of_the_method_and_keeps_the_energy_of_t
     optimisers = [torch.optim.Adam(one, lr=0.002, weight_decay=1e-4) for one in weights]
     for batch in batches(24, 8, generator(view.seed, round, "client00", "batches"), view.device):
         labels = examples.labels[batch]
-        (own_features, own), (features, common) = (
-            (body := model[:-1](examples.inputs[batch]), model[-1](body)) for model in (mentor, mentee)
-        )
+        (own_features, own), (features, common) = (features_and_logits(one, examples.inputs[batch]) for one in (mentor, mentee))
         wrong = [functional.cross_entropy(one, labels) for one in (own, common)]
         divisor = wrong[0].item() + wrong[1].item()
         mapped = features @ projection.T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -156,6 +157,11 @@ def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
 def equal(first: Tensors, second: Tensors) -> bool:
     """Whether both hold the same tensors under the same names, bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def distance(first: Tensors, second: Tensors) -> float:
+    """The Euclidean distance of two networks' weights."""
+    return math.sqrt(sum((first[name] - second[name]).square().sum().item() for name in first))
 
 
 def kl(teacher: Tensor, student: Tensor) -> Tensor:

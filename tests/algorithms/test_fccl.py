@@ -8,19 +8,21 @@ import functools
 import pytest
 import torch
 from test_contract import run
-from toy import make_cohort
+from torch.nn import functional
+from toy import distance, kl, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.consensus import Consensus
 from pfedhr.algorithms.fccl import FCCL, Rooted, correlation_loss, standardise
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.own import Own
-from pfedhr.algorithms.private import restore, weights_of
+from pfedhr.algorithms.private import common_weights, restore, weights_of
 from pfedhr.federate import Schedule
 from pfedhr.inference import predict
 from pfedhr.learning import Training
 from pfedhr.models import ModelError, build
 from pfedhr.parcel import unpack
+from pfedhr.seeding import generator
 
 TETRAHEDRON = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # three columns, uncorrelated, of deviation 1
 
@@ -45,13 +47,21 @@ def test_the_correlation_loss_has_its_known_values() -> None:
 def test_the_correlation_loss_is_the_sum_over_pairs_of_classes() -> None:
     rng = torch.Generator().manual_seed(0)
     logits, target = (torch.randn(7, 3, generator=rng, dtype=torch.float64) for _ in range(2))
-    slow = 0.0
-    for u in range(3):
-        for v in range(3):
+    logits.requires_grad_()
+    found, slow = correlation_loss(logits, target, 0.3), slow_correlation_loss(logits, target, 0.3)
+    assert found.item() == pytest.approx(slow.item(), abs=1e-12)
+    (slope,), (slow_slope,) = (torch.autograd.grad(loss, [logits]) for loss in (found, slow))
+    assert torch.allclose(slope, slow_slope, atol=1e-12)
+
+
+def slow_correlation_loss(logits: torch.Tensor, target: torch.Tensor, weight: float) -> torch.Tensor:
+    total = torch.zeros((), dtype=logits.dtype)
+    for u in range(logits.shape[1]):
+        for v in range(logits.shape[1]):
             a, b = logits[:, u] - logits[:, u].mean(), target[:, v] - target[:, v].mean()
             correlation = (a * b).mean() / (a.square().mean() + 1e-5).sqrt() / (b.square().mean() + 1e-5).sqrt()
-            slow += float((1 - correlation) ** 2 if u == v else 0.3 * (1 + correlation) ** 2)
-    assert correlation_loss(logits, target, 0.3).item() == pytest.approx(slow, abs=1e-12)
+            total = total + ((1 - correlation) ** 2 if u == v else weight * (1 + correlation) ** 2)
+    return total
 
 
 def test_classes_that_do_not_vary_do_no_harm_and_only_the_client_learns() -> None:
@@ -97,13 +107,46 @@ def test_memory_is_of_the_round_before_and_of_the_first_training() -> None:
     kept, first, now = (weights_of(build(view.network, seed)) for seed in (1, 2, 3))
     inputs, batch = view.train.ready(view.device).inputs, torch.tensor([3, 0, 7])
     before, root, logits = (predict(restore(view.network, one), inputs)[batch] for one in (kept, first, now))
-    slow = sum((p.softmax(1) * (p.log_softmax(1) - logits.log_softmax(1))).sum(1).mean() for p in (before, root))
+    logits.requires_grad_()
+    slow = 0.5 * (kl(before, logits) + kl(root, logits))
     term = FCCL(memory_weight=0.5)._memory(view, [kept, first])
     assert term is not None
-    assert term(logits, batch).item() == pytest.approx(0.5 * float(slow), rel=1e-4)
-    step = functools.partial(FCCL(consensus_epochs=0).client_step, message=Consensus(None, 0), view=view)
-    losses = {name: step(Rooted(kept, one))[2]["loss"] for name, one in (("kept", kept), ("first", first))}
+    found = term(logits, batch)
+    assert found.item() == pytest.approx(slow.item(), rel=1e-4)
+    (slope,), (slow_slope,) = (torch.autograd.grad(loss, [logits]) for loss in (found, slow))
+    assert torch.allclose(slope, slow_slope, atol=1e-6)
+    round = functools.partial(FCCL(consensus_epochs=0).client_step, message=Consensus(None, 0), view=view)
+    losses = {name: round(Rooted(kept, one))[2]["loss"] for name, one in (("kept", kept), ("first", first))}
     assert losses["first"] > losses["kept"]  # at first the network is what it was before, so only the other differs from it
+
+
+def test_a_client_collaborates_and_then_remembers_what_it_was_before_that() -> None:
+    """Round 2 beside the obvious one: it remembers its network as it came into the round, and that of its first training."""
+    method = FCCL(memory_weight=2.0, correlation_weight=0.3, consensus_epochs=20, consensus_batch_size=16)
+    view = make_cohort("mlp").client_view("client00", 2)
+    kept, first = ({name: 2 * value for name, value in common_weights(view.network, seed).items()} for seed in (1, 2))
+    consensus = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    state, _, _ = method.client_step(Rooted(kept, first), Consensus(consensus, 1), view)
+
+    model, public, examples = restore(view.network, kept), method.public_inputs(view, 1), view.train.ready(view.device)
+    before, root = (predict(restore(view.network, one), examples.inputs) for one in (kept, first))
+    adam = torch.optim.Adam(model.parameters(), lr=0.002, weight_decay=1e-4)
+    for _ in range(20):
+        step(adam, slow_correlation_loss(model(public), consensus, 0.3))
+    between = weights_of(model)
+    adam = torch.optim.Adam(model.parameters(), lr=0.002, weight_decay=1e-4)
+    for batch in torch.randperm(24, generator=generator(view.seed, 2, "client00", "batches")).split(8):
+        logits = model(examples.inputs[batch])
+        remembered = kl(before[batch], logits) + kl(root[batch], logits)
+        step(adam, functional.cross_entropy(logits, examples.labels[batch]) + 2.0 * remembered)
+    assert state.first is first
+    assert distance(state.weights, weights_of(model)) < 0.02 * distance(weights_of(model), between)
+
+
+def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
 
 
 def test_memory_holds_a_client_near_what_it_said_before() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_contract import run
 from torch import nn
-from toy import equal, make_cohort
+from toy import equal, kl, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.fedavg import FedAvg
@@ -86,6 +86,26 @@ def test_a_structure_without_replies_stays_as_it_was() -> None:
     assert after.structures == before.structures
     assert list(metrics["distil_loss"]) == [cnn1[:12]]
     assert metrics["tune_seconds"] > 0
+
+
+def test_distillation_begins_every_round_with_the_mean_of_that_round() -> None:
+    cohort = make_cohort("mlp", clients=2)
+    method = FedDF(tuning_epochs=1, tuning_batch_size=16, tuning_learning_rate=1e-9)
+    before, _ = step(method, cohort, Fusions({}, {}, {}), sent(cohort))
+    replies = sent(cohort, 1)
+    after, metrics = step(method, cohort, before, replies, 2)
+    ((structure, weights),) = after.fused.items()
+    one, two = (replies[client].weights for client in ("client00", "client01"))
+    for name, value in weights.items():
+        expected = (one[name] + 2 * two[name]) / 3
+        assert torch.allclose(value, expected, atol=1e-6)
+        assert not torch.allclose(before.fused[structure][name], expected, atol=1e-3)
+    inputs = cohort.federation.public.ready(CPU).inputs
+    start, *taught = (
+        predict(rebuild(after.known[structure], held), inputs)
+        for held in ({name: (one[name] + 2 * two[name]) / 3 for name in one}, one, two)
+    )
+    assert metrics["distil_loss"][structure[:12]] == pytest.approx(kl((taught[0] + taught[1]) / 2, start).item(), rel=1e-3)
 
 
 def test_the_ensemble_is_the_mean_of_all_logits_in_evaluation() -> None:

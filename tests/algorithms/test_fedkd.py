@@ -8,19 +8,22 @@ import math
 import pytest
 import torch
 from test_contract import run
+from torch import nn
 from torch.nn import functional
-from toy import equal, kl, make_cohort
+from toy import distance, equal, kl, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import differences
 from pfedhr.algorithms.compression import Change, change_size, compress
 from pfedhr.algorithms.fedkd import FedKD, Learnt, Mentee, Mentor, News, adaptive_loss
-from pfedhr.algorithms.private import common_weights, weights_of
+from pfedhr.algorithms.private import common_weights, restore, weights_of
 from pfedhr.federate import Schedule
 from pfedhr.heads import head_name
 from pfedhr.in_process import Cohort, InProcess, Workers
+from pfedhr.learning import batches
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import ParcelError, pack, unpack
+from pfedhr.seeding import generator
 
 MLP = ModelSpec("mlp", (1, 8, 8), 4)
 
@@ -159,6 +162,73 @@ def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss() -> 
         expected = torch.autograd.grad(loss, [leaves[place] for place in places])
         for place, gradient in zip(places, expected, strict=True):
             assert torch.allclose(found[place], gradient, atol=1e-6)
+
+
+def features_and_logits(perceptron: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    *below, head = perceptron.children()
+    features = nn.Sequential(*below)(inputs)
+    return features, head(features)
+
+
+@pytest.mark.parametrize(("round", "energy"), [(1, 0.5), (3, 0.9), (5, 0.9)])  # from 0.3 by 0.2 a round, up to the third
+def test_a_client_steps_on_the_equations_of_the_method_and_keeps_the_energy_of_the_round(round: int, energy: float) -> None:
+    """One training of all three beside the obvious one: each network's loss by itself, the other's part in it a constant."""
+    method = FedKD("mlp", 0.3, 0.9, 3)
+    view = make_cohort("mlp-wide").client_view("client00", round)
+    start, given = method.init_client(view), common_weights(MLP, 5)
+    after, reply, _ = method.client_step(start, News(given, 1, ()), view)
+
+    examples = view.train.ready(view.device)
+    mentor, mentee = restore(view.network, start.weights), restore(MLP, given)
+    projection = start.projection.clone().requires_grad_()
+    weights = [*mentor.parameters()], [*mentee.parameters(), projection]
+    optimisers = [torch.optim.Adam(one, lr=0.002, weight_decay=1e-4) for one in weights]
+    for batch in batches(24, 8, generator(view.seed, round, "client00", "batches"), view.device):
+        labels = examples.labels[batch]
+        (own_features, own), (features, common) = (features_and_logits(one, examples.inputs[batch]) for one in (mentor, mentee))
+        wrong = [functional.cross_entropy(one, labels) for one in (own, common)]
+        divisor = wrong[0].item() + wrong[1].item()
+        mapped = features @ projection.T
+        losses = (
+            wrong[0] + (kl(common, own) + (own_features - mapped.detach()).square().mean()) / divisor,
+            wrong[1] + (kl(own, common) + (own_features.detach() - mapped).square().mean()) / divisor,
+        )
+        gradients = [torch.autograd.grad(loss, one, retain_graph=True) for loss, one in zip(losses, weights, strict=True)]
+        for optimiser, one, slopes in zip(optimisers, weights, gradients, strict=True):
+            for value, slope in zip(one, slopes, strict=True):
+                value.grad = slope
+            optimiser.step()
+    learnt = weights_of(mentee)
+    assert distance(after.weights, weights_of(mentor)) < 0.01 * distance(weights_of(mentor), start.weights)
+    assert torch.norm(after.projection - projection) < 0.01 * torch.norm(projection - start.projection)
+    change = reply.change
+    whole = {name: given[name] + value for name, value in change.whole.items()}
+    assert distance(whole, {name: learnt[name] for name in whole}) < 0.01 * distance(learnt, given)
+    assert len(change.left) == 3
+    for name, left in change.left.items():
+        added = (learnt[name] - given[name]).double()
+        energies = torch.linalg.eigvalsh(added @ added.T).flip(0)  # the squares of the singular values
+        shares, rank = [0.0, *(energies.cumsum(0) / energies.sum()).tolist()], left.shape[1]
+        # Rounding, of which Adam makes steps, may move a share a little.
+        assert shares[rank - 1] - 0.01 < energy < shares[rank] + 0.01, name
+        kept = left.double() @ change.right[name].double()
+        assert (kept.square().sum() / energies.sum()).item() == pytest.approx(shares[rank], abs=0.01), name
+        assert ((kept - added).square().sum() / energies.sum()).item() == pytest.approx(1 - shares[rank], abs=0.01), name
+
+
+def test_the_server_compresses_by_the_energy_of_the_round() -> None:
+    cohort, method = make_cohort("mlp", clients=1), FedKD("mlp", 0.25, 0.65, 2)
+    network = method.init_server(InProcess(method, Workers(cohort)).server_view(0))
+    name, held = next((name, value) for name, value in network.weights.items() if value.dim() == 2)
+    values = torch.zeros_like(held)
+    for place in range(10):
+        values[place, place] = 1.0  # ten equal singular values: a tenth of the energy each
+    added = {one: values if one == name else torch.zeros_like(value) for one, value in network.weights.items()}
+    for round, kept in ((1, 5), (2, 7), (9, 7)):  # 0.45 and 0.65 of ten, rounded up
+        view = InProcess(method, Workers(cohort)).server_view(round)
+        after, _ = method.server_step(network, {"client00": Learnt(Change(added, {}, {}), 24)}, view)
+        assert after.latest[-1].left[name].shape[1] == kept
+        assert (after.weights[name] - held).square().sum().item() == pytest.approx(kept, rel=1e-4)
 
 
 def test_the_classifier_stays_whole_on_both_ways() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,11 +19,12 @@ from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.local_public import LocalPublic
 from pfedhr.algorithms.needs import public_data
 from pfedhr.algorithms.own import Own
-from pfedhr.algorithms.per_class import ClassTable
+from pfedhr.algorithms.per_class import ClassMeans, ClassTable
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.models import ModelError
-from pfedhr.parcel import unpack
+from pfedhr.parcel import Tensors, unpack
+from pfedhr.seeding import generator
 
 
 def test_the_consensus_is_the_plain_mean() -> None:
@@ -111,6 +114,56 @@ def test_the_margin_adapts_to_how_far_classes_are_apart() -> None:
     rows = torch.tensor([[0.0], [1.0], [5.0], [99.0]])
     assert adaptive_margin(ClassTable(rows, torch.tensor([True, True, True, False]))) == 4.0  # nearest: 1, 1, 4
     assert adaptive_margin(ClassTable(rows, torch.tensor([True, False, False, False]))) == math.inf
+
+
+def prototypes_of(maker: Tensors) -> torch.Tensor:
+    hidden = (maker["vectors"] @ maker["layers.0.weight"].T + maker["layers.0.bias"]).relu()
+    return hidden @ maker["layers.2.weight"].T + maker["layers.2.bias"]
+
+
+def descended(
+    maker: Tensors, means: torch.Tensor, classes: list[int], margin: float, batches: Iterator[torch.Tensor]
+) -> Tensors:
+    """The weights after a step of 0.05 down the mean loss of every batch, each mean's own class made farther by the margin."""
+    for batch in batches:
+        maker = {name: value.clone().requires_grad_() for name, value in maker.items()}
+        rows, losses = prototypes_of(maker), []
+        for place in batch.tolist():
+            far = [(means[place] - row).norm() + (margin if at == classes[place] else 0) for at, row in enumerate(rows)]
+            losses.append(far[classes[place]] + (-torch.stack(far)).logsumexp(0))
+        gradients = torch.autograd.grad(sum(losses, torch.zeros(())) / len(batch), list(maker.values()))
+        maker = {name: (value - 0.05 * by).detach() for (name, value), by in zip(maker.items(), gradients, strict=True)}
+    return maker
+
+
+@pytest.mark.parametrize(("limit", "margins"), [(100.0, (97**0.5, 10.0)), (2.0, (2.0, 2.0))], ids=["free", "capped"])
+def test_the_server_of_fedtgp_steps_on_the_loss_of_everyones_last_means(limit: float, margins: tuple[float, float]) -> None:
+    """Two rounds beside the obvious descent: the second goes on where the first ended."""
+    method = FedTGP(margin_limit=limit, server_epochs=3, server_batch_size=2, server_learning_rate=0.05)
+    engine = InProcess(method, Workers(make_cohort("mlp")))
+    first = {
+        "b": ClassMeans(torch.tensor([[4.0, 0.0], [9.0, 9.0]]), torch.tensor([1, 3])),
+        "a": ClassMeans(torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 1, 2])),
+    }
+    # Centres (0, 0), (3, 0), (0, 5), (9, 9): the last is farthest from its nearest, (0, 5). Then it is 10 away from it.
+    second = {"b": ClassMeans(torch.tensor([[4.0, 0.0], [6.0, 13.0]]), torch.tensor([1, 3]))}
+    classes = [0, 1, 2, 1, 3]
+    server = method.init_server(engine.server_view(0))
+    untrained, _ = dataclasses.replace(method, server_epochs=0).server_step(server, first, engine.server_view(1))
+    expected = untrained.maker
+    for round, replies, last in ((1, first, [9.0, 9.0]), (2, second, [6.0, 13.0])):
+        view = engine.server_view(round)
+        server, metrics = method.server_step(server, replies, view)
+        rng = generator(view.seed, round, "prototypes")
+        batches = (batch for _ in range(3) for batch in torch.randperm(5, generator=rng).split(2))
+        means = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 5.0], [4.0, 0.0], last])
+        expected = descended(expected, means, classes, margins[round - 1], batches)
+        assert metrics["margin"] == pytest.approx(margins[round - 1], rel=1e-6)
+        assert server.maker.keys() == expected.keys()
+        for name, value in server.maker.items():
+            assert torch.allclose(value, expected[name], atol=1e-5), name
+        assert server.down.table is not None
+        assert torch.allclose(server.down.table.rows, prototypes_of(expected), atol=1e-5)
 
 
 def test_prototypes_of_all_known_classes_go_down() -> None:

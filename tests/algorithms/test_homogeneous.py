@@ -21,11 +21,11 @@ from pfedhr.algorithms.homogeneous import Trained
 from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.per_fedavg import PerFedAvg, meta_gradient
 from pfedhr.algorithms.pfedme import PFedMe
-from pfedhr.algorithms.private import common_weights
+from pfedhr.algorithms.private import common_weights, restore
 from pfedhr.algorithms.shared_head import take_head
 from pfedhr.federate import Schedule
 from pfedhr.in_process import InProcess, Workers
-from pfedhr.learning import Training
+from pfedhr.learning import Training, training
 from pfedhr.models import build
 from pfedhr.parcel import unpack
 
@@ -36,6 +36,29 @@ def test_the_mean_counts_examples() -> None:
     mean = weighted_mean([{"w": torch.tensor([0.0])}, {"w": torch.tensor([4.0])}], [1, 3])
     assert mean["w"].item() == 3.0
     assert mixed({"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}, 0.25)["w"].item() == 1.5
+
+
+def test_plain_descent_on_all_of_ones_examples_at_once_is_a_step_on_everyones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FedAvg's known answer, which Adam does not give: its steps do not add up."""
+    monkeypatch.setattr(training, "adam", lambda model, _: torch.optim.SGD(model.parameters(), 0.1))
+    cohort = make_cohort("mlp", clients=2)
+    few, many = (data.train for data in cohort.federation.clients.values())
+    parts = {"client00": few.take(torch.arange(5)), "client01": many}
+    start, replies = common_weights(cohort.networks["client00"], 0), {}
+    for client, part in parts.items():
+        view = replace(cohort.client_view(client, 1), train=part, training=Training(1, 24, 0.1))
+        _, replies[client], _ = FedAvg().client_step(FedAvg().init_client(view), Shared(start), view)
+    server, _ = FedAvg().server_step(Shared(start), replies, InProcess(FedAvg(), Workers(cohort)).server_view(1))
+    model = restore(cohort.networks["client00"], start)
+    inputs, labels = (
+        torch.cat([getattr(part.ready(cohort.device), name) for part in parts.values()]) for name in ("inputs", "labels")
+    )
+    nn.functional.cross_entropy(model(inputs), labels).backward()
+    assert server.weights is not None
+    for name, value in model.named_parameters():
+        assert value.grad is not None
+        assert torch.allclose(server.weights[name], value - 0.1 * value.grad, atol=1e-6)
+        assert not torch.allclose(server.weights[name], value, atol=1e-4)
 
 
 def test_fedavg_of_identical_clients_changes_nothing() -> None:

@@ -50,9 +50,13 @@ BATCH = torch.tensor([3, 0, 7])
 
 @dataclass(frozen=True)
 class Fit:
-    """One training that was asked for: the loss of the network that it was to change, at BATCH, and on how many examples."""
+    """One training that was asked for: the loss of the network that it was to change, at BATCH, and on how many examples.
+
+    `gradient`: of that loss in all weights of the network, one after the other.
+    """
 
     value: float
+    gradient: Tensor
     count: int
     epochs: int
 
@@ -65,12 +69,27 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
     def fit(
         model: nn.Module, count: int, loss: Callable[[nn.Module, Tensor], Tensor], training: Training, rng: object
     ) -> float:
-        asked.append(Fit(loss(model.eval(), BATCH).item(), count, training.epochs))
+        value = loss(model.eval(), BATCH)
+        asked.append(Fit(value.item(), gradient(value, model), count, training.epochs))
         return 0.0
 
     monkeypatch.setattr(private, "fit", fit)
     monkeypatch.setattr(public_training, "fit", fit)
     return asked
+
+
+def gradient(loss: Tensor, model: nn.Module) -> Tensor:
+    parts = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True, materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def check(fit: Fit, loss: Tensor, model: nn.Module, count: int, epochs: int) -> None:
+    """Assert that a training was asked to lower `loss` of `model`: its value, and where it leads."""
+    assert (fit.count, fit.epochs) == (count, epochs)
+    assert fit.value == pytest.approx(loss.item(), rel=1e-5)
+    expected = gradient(loss, model)
+    assert expected.norm() > 1e-3
+    assert (fit.gradient - expected).norm() < 1e-4 * expected.norm()
 
 
 def a_client(network: str = "mlp", features: int = 0, round: int = 2) -> ClientView:
@@ -112,7 +131,8 @@ def test_feddistill_teaches_the_others_output_of_an_examples_class(fits: list[Fi
     taught = [
         -(rows[label] * one).sum() if known[label] else torch.tensor(0.0) for label, one in zip(labels, said, strict=True)
     ]
-    assert fits == [Fit(pytest.approx((own_loss(view, model) + 0.3 * sum(taught) / 3).item(), rel=1e-5), 24, 1)]
+    (fit,) = fits
+    check(fit, own_loss(view, model) + 0.3 * sum(taught) / 3, model, 24, 1)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +152,8 @@ def test_prototypes_pull_the_features_of_their_class(method: FedProto | FedTGP, 
         (features - rows[label]).square().mean() * known[label]
         for features, label in zip(entered[0], examples.labels[BATCH], strict=True)
     ]
-    assert fits == [Fit(pytest.approx((loss + 0.3 * sum(pulls) / 3).item(), rel=1e-5), 24, 1)]
+    (fit,) = fits
+    check(fit, loss + 0.3 * sum(pulls) / 3, model, 24, 1)
 
 
 def test_fedgh_begins_with_the_header_that_came_and_goes_on_with_the_one_it_has(fits: list[Fit]) -> None:
@@ -154,8 +175,9 @@ def test_local_public_trains_on_the_public_labels_first(fits: list[Fit]) -> None
     model, public = restore(view.network, state.weights).eval(), view.public.ready(view.device)
     assert isinstance(public, Examples)
     on_public = functional.cross_entropy(model(public.inputs[BATCH]), public.labels[BATCH])
-    private_loss = pytest.approx(own_loss(view, model).item(), rel=1e-5)
-    assert fits == [Fit(pytest.approx(on_public.item(), rel=1e-5), 16, 5), Fit(private_loss, 24, 1)]
+    first, second = fits
+    check(first, on_public, model, 16, 5)
+    check(second, own_loss(view, model), model, 24, 1)
 
 
 def test_a_client_of_fedmd_is_prepared_on_public_labels_once(fits: list[Fit]) -> None:
@@ -181,6 +203,18 @@ def test_a_consensus_is_of_the_round_and_the_examples_that_it_was_scored_on(meth
     fits.clear()
     method.client_step(state, Consensus(sent.logits.flip(0), 1), second)
     assert min(fit.value for fit in fits if fit.count == 16) > least + 1e-3
+
+
+def test_fedmd_digests_the_mean_absolute_difference_from_the_consensus(fits: list[Fit]) -> None:
+    view, method = a_client(), FedMD(pretraining_epochs=0, consensus_epochs=2)
+    state, consensus = method.init_client(view), torch.randn(16, 4)
+    method.client_step(state, Consensus(consensus, 1), view)
+    model = restore(view.network, state.weights).eval()
+    logits = model(method.public_inputs(view, 1)[BATCH])
+    first, second = fits
+    apart = [abs(logits[row, column] - consensus[place, column]) for row, place in enumerate(BATCH) for column in range(4)]
+    check(first, torch.stack(apart).mean(), model, 16, 2)
+    check(second, own_loss(view, model), model, 24, 1)
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -237,10 +271,13 @@ def test_a_teacher_teaches_each_private_example_what_it_says_of_it(method: type[
     form = method(distil_weight=0.3, temperature=2.0)
     term = form._term(teacher, view)
     assert term is not None
-    logits = torch.randn(3, 4)
+    logits = torch.randn(3, 4, requires_grad=True)
     said = predict(restore(view.network, other), inputs)[BATCH]
     assert torch.equal(said, predict(teacher_network(teacher), inputs)[BATCH])
-    assert term(logits, BATCH).item() == pytest.approx((0.3 * 4 * kl(said / 2, logits / 2)).item(), rel=1e-5)
+    found, expected = term(logits, BATCH), 0.3 * 4 * kl(said / 2, logits / 2)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    (slope,), (expected_slope,) = (torch.autograd.grad(one, [logits]) for one in (found, expected))
+    assert torch.allclose(slope, expected_slope, atol=1e-6)
     assert dataclasses.replace(form, distil_weight=0.0)._term(teacher, view) is None
 
 

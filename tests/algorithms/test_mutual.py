@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_contract import run
 from torch.nn import functional
-from toy import equal, kl, make_cohort
+from toy import distance, equal, kl, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean
@@ -30,10 +30,6 @@ from pfedhr.parcel import Tensors, unpack
 from pfedhr.seeding import generator
 
 MLP = ModelSpec("mlp", (1, 8, 8), 4)
-
-
-def distance(first: Tensors, second: Tensors) -> float:
-    return math.sqrt(sum((first[name] - second[name]).square().sum().item() for name in first))
 
 
 def other_weights(seed: int) -> Tensors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from methods import METHODS, suited
@@ -13,6 +15,8 @@ from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.algorithms.feddistill import FedDistill, towards
 from pfedhr.algorithms.fedgh import FedGH, train_header
 from pfedhr.algorithms.fedproto import FedProto, ServerTable
+from pfedhr.algorithms.fedtgp import FedTGP
+from pfedhr.algorithms.held import Shared
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.own import Own
 from pfedhr.algorithms.per_class import ClassMeans, ClassTable, class_means, merge
@@ -35,6 +39,36 @@ def test_class_means_are_means_of_each_class() -> None:
     assert found.counts is not None
     assert found.counts.tolist() == [1, 2]
     assert found.means.tolist() == [[5.0, 2.0], [2.0, 2.0]]
+
+
+def test_no_gradient_flows_into_what_a_network_said() -> None:
+    said = torch.ones(2, 3, requires_grad=True) * 2
+    assert not class_means(said, torch.tensor([0, 1])).means.requires_grad
+
+
+@pytest.mark.parametrize("method", [FedProto(), FedTGP(), FedGH(), FedDistill()], ids=lambda method: method.name)
+def test_what_a_client_sends_is_what_its_network_says_after_training(method: Algorithm) -> None:
+    cohort = make_cohort("mlp", features=16)
+    view = cohort.client_view("client00", 1)
+    start = method.init_client(view)
+    message = method.message(method.init_server(InProcess(method, Workers(cohort)).server_view(0)), "client00")
+    state, reply, _ = method.client_step(start, message, view)
+    model, before = (restore(view.network, one.weights).eval() for one in (state, start))
+    examples = view.train.ready(view.device)
+    for label, mean in zip(reply.classes.tolist(), reply.means, strict=True):
+        own = examples.inputs[examples.labels == label]
+        assert torch.allclose(mean, said(model, own, method.name).mean(0), atol=1e-5)
+        assert not torch.allclose(mean, said(before, own, method.name).mean(0), atol=1e-3)
+
+
+def said(model: nn.Module, inputs: torch.Tensor, name: str) -> torch.Tensor:
+    """The probabilities that FedDistill exchanges, or the features that enter a network's last linear layer."""
+    entered: list[torch.Tensor] = []
+    head = [part for part in model.modules() if isinstance(part, nn.Linear)][-1]
+    handle = head.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0].detach()))
+    logits = model(inputs).detach()
+    handle.remove()
+    return logits.exp() / logits.exp().sum(1, keepdim=True) if name == "feddistill" else entered[0]
 
 
 def test_merging_counts_owners_of_a_class_alone() -> None:
@@ -135,6 +169,37 @@ def test_a_header_is_left_alone_or_learns_separable_means() -> None:
     assert all(torch.equal(untouched[name], value) for name, value in before.items())
     train_header(header, means, classes, 20, 0.1, generator(0, "a"))
     assert header(means).argmax(1).tolist() == [0, 1, 2, 3]
+
+
+def test_the_server_of_fedgh_steps_on_every_mean_by_itself_from_the_header_of_the_round_before() -> None:
+    """Two rounds beside the gradient of softmax regression, written out."""
+    method = FedGH(header_epochs=3, header_learning_rate=0.1)
+    engine = InProcess(method, Workers(make_cohort("mlp", features=2)))
+    sent_first = {
+        "b": sent([[0.5, 1.0], [-1.0, 2.0]], [1, 3]),
+        "a": sent([[3.0, 0.0], [2.0, -1.0], [0.0, -2.0]], [0, 1, 2]),
+    }
+    sent_second = {"a": sent([[1.0, 1.0]], [2])}
+    untrained, _ = dataclasses.replace(method, header_epochs=0).server_step(Shared(None), sent_first, engine.server_view(1))
+    assert untrained.weights is not None
+    weight, bias = untrained.weights["weight"], untrained.weights["bias"]
+    server = Shared(None)
+    for round, replies in ((1, sent_first), (2, sent_second)):
+        view = engine.server_view(round)
+        server, _ = method.server_step(server, replies, view)
+        pairs = [
+            (mean, label)
+            for client in sorted(replies)
+            for mean, label in zip(replies[client].means, replies[client].classes.tolist(), strict=True)
+        ]
+        rng = generator(view.seed, round, "header")
+        for place in [place for _ in range(3) for place in torch.randperm(len(pairs), generator=rng).tolist()]:
+            mean, label = pairs[place]
+            wrong = (weight @ mean + bias).softmax(0) - torch.eye(4)[label]
+            weight, bias = weight - 0.1 * wrong[:, None] * mean, bias - 0.1 * wrong
+        assert server.weights is not None
+        assert torch.allclose(server.weights["weight"], weight, atol=1e-5)
+        assert torch.allclose(server.weights["bias"], bias, atol=1e-5)
 
 
 def test_a_header_of_one_mean_improves_step_by_step() -> None:

@@ -20,6 +20,7 @@ from pfedhr.reassembly import (
     assemble,
     deposit,
     describe,
+    layout,
     match,
     rebuild,
     stitch,
@@ -77,6 +78,17 @@ def test_the_table_of_stitch_sizes(
     with torch.device("meta"):  # counted, not allocated
         assert parameters(stitch(leaving, entering, "light", image=source is None)) == light
         assert parameters(stitch(leaving, entering, "full")) == full
+
+
+def test_a_first_block_reads_the_image_and_a_neighbour_what_it_is_given_without_a_stitch(bank: BlockBank) -> None:
+    """Specs 1.6: the rows of the table with 0 parameters; before cnn4.1 a stitch would have nine million."""
+    assert parameters(stitch(IMAGE, bank[BlockRef("cnn4", 1)].in_shape, "full")) == 9_440_256
+    pairs = {("cnn4", 1): 2, ("cnn1", 1): 2, ("cnn3", 1): 2, ("cnn4", 3): 4, ("cnn4", 4): 5}
+    for (name, first), second in pairs.items():
+        for kind in ("light", "full"):
+            names = list(layout(Recipe((BlockRef(name, first), BlockRef(name, second))), bank, kind))
+            assert names[-3:] == ["block1", "block2", "head"]
+            assert len(names) == (3 if first == 1 else 4)
 
 
 def test_a_full_stitch_too_large_gives_way_to_a_light_one(bank: BlockBank) -> None:
@@ -209,6 +221,29 @@ def identity(joined: nn.Module) -> nn.Module:
     return joined
 
 
+def test_a_map_is_averaged_where_it_shrinks_and_interpolated_where_it_grows() -> None:
+    maps = torch.tensor([[[[8.0, -4.0], [2.0, -2.0]]]])
+    # Averaged before the ReLU: the mean of 8 and -4 is 2, of their ReLUs 4.
+    assert identity(stitch((1, 2, 2), (1, 1, 1)))(maps).tolist() == [[[[1.0]]]]
+    assert identity(stitch((1, 2, 2), (1, 2, 1)))(maps).tolist() == [[[[2.0], [0.0]]]]
+    # Interpolated after it: between 8 and 0, a quarter of the way from either, not between 8 and -4.
+    assert identity(stitch((1, 2, 2), (1, 2, 4)))(maps).tolist() == [[[[8.0, 6.0, 2.0, 0.0], [2.0, 1.5, 0.5, 0.0]]]]
+    assert identity(stitch((1, 2, 2), (1, 4, 2)))(maps).tolist() == [[[[8.0, 0.0], [6.5, 0.0], [3.5, 0.0], [2.0, 0.0]]]]
+    # Both at once: the means of the rows, 2 and 0, then between them.
+    assert identity(stitch((1, 2, 2), (1, 4, 1)))(maps).tolist() == [[[[2.0], [1.5], [0.5], [0.0]]]]
+
+
+def test_a_vector_from_a_map_is_the_mean_of_each_channel() -> None:
+    maps = torch.tensor([[[[8.0, -4.0], [2.0, -2.0]], [[1.0, 0.0], [0.0, 4.0]]]])
+    assert identity(stitch((2, 2, 2), (2,)))(maps).tolist() == [[1.0, 1.25]]
+
+
+def test_a_vector_from_an_image_reads_means_over_a_grid_of_eight_by_eight() -> None:
+    image = torch.arange(16.0)[:, None] * 16 + torch.arange(16.0)
+    expected = [16 * (2 * row + 0.5) + (2 * column + 0.5) for row in range(8) for column in range(8)]
+    assert identity(stitch((1, 16, 16), (64,), image=True))(image[None, None]).tolist() == [expected]
+
+
 def test_a_vector_from_tokens_is_their_mean() -> None:
     tokens = torch.randn(3, 5, 4)
     assert torch.allclose(identity(stitch((5, 4), (4,)))(tokens), tokens.mean(1).relu(), atol=1e-6)
@@ -281,6 +316,12 @@ def test_stitches_stand_only_between_blocks_that_were_not_neighbours(bank: Block
     assert sizes["stitch5_light"] == 128 * 50 + 50
     assert sum(size for name, size in sizes.items() if name.startswith("stitch")) == 14_778
     assert model(torch.randn(2, *IMAGE)).shape == (2, 10)
+    # With a stitch between the neighbours cnn3.4 and cnn3.5 too, as the specs count them.
+    leaving = [IMAGE, *(bank[BlockRef(*ref)].out_shape for ref in chain)]
+    shapes = [(given, bank[BlockRef(*ref)].in_shape) for given, ref in zip(leaving, chain, strict=False)]
+    with torch.device("meta"):
+        assert sum(parameters(stitch(source, target, "light")) for source, target in shapes) == 18_938
+        assert sum(parameters(stitch(source, target, "full")) for source, target in shapes) == 27_119_642
 
 
 def test_a_last_block_that_gives_no_logits_gets_a_head(bank: BlockBank) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from scipy import stats
@@ -80,7 +80,7 @@ def to_alone(results: Results) -> list[str]:
     network that belongs to it: of places, the mean over seeds that is least, and how many are a point below, surely above or
     surely below.
     """
-    gains = [[100 * gain for gain in seed] for seed in differences(results.accuracies("pfedhr"), results.accuracies("local"))]
+    gains = gains_of("pfedhr", results)
     clients = [gain for seed in gains for gain in seed]
     places = list(zip(*gains, strict=True))
     means = [statistics.fmean(place) for place in places]
@@ -101,29 +101,35 @@ def other_seeds(first: Results, more: Results) -> list[str]:
     return [*means, beside(more, "local"), beside(both, "local"), *to_alone(both)]
 
 
-def beside_chance(gains: Sequence[float]) -> list[str]:
-    """Return which shares of clients end more than a point, and more than five, above and below, and the worst."""
-    counts = (sum(gain > 1 for gain in gains), *(sum(gain < -least for gain in gains) for least in (1, 5)))
-    return [*(f"{100 * count / len(gains):.1f}" for count in counts), f"{min(gains):+.1f}", str(len(gains))]
+def gains_of(method: str, results: Results) -> list[list[float]]:
+    """Return what clients gain by a method over learning alone, in points, by seed."""
+    return [[100 * gain for gain in seed] for seed in differences(results.accuracies(method), results.accuracies("local"))]
 
 
-def gains_of(method: str, results: Results) -> list[float]:
-    """Return what every client gains by a method, in points, over learning alone."""
-    return [100 * gain for seed in differences(results.accuracies(method), results.accuracies("local")) for gain in seed]
+def beside_chance(*forms: Sequence[Sequence[float]]) -> list[str]:
+    """Return how many per cent of clients end more than a point above, a point below and five below, and the worst, by form.
+
+    A form is what its clients gain, by seed.
+    """
+    clients = [[gain for seed in gains for gain in seed] for gains in forms]
+
+    def shares(fits: Callable[[float], bool]) -> str:
+        return " / ".join(f"{100 * statistics.fmean(map(fits, gains)):.0f}" for gains in clients)
+
+    counts = [shares(lambda gain: gain > 1), shares(lambda gain: gain < -1), shares(lambda gain: gain < -5)]
+    return [*counts, " / ".join(f"{min(gains):+.1f}" for gains in clients)]
 
 
 def chance(found: Mapping[Place, Results], more: Mapping[Place, Results]) -> dict[Place, list[str]]:
-    """Return for the clients of each set and partition what chance alone brings, and then `pfedhr`, by the same seeds."""
+    """Return what other random numbers alone do to the clients of each set and partition, and what `pfedhr` does."""
     table: dict[Place, list[str]] = {}
     for folder in sorted((RESULTS / "alone-again-small").iterdir()):
         data, _, partition = folder.name.rpartition("-")
-        again = gains_of("alone-again", read_results(folder))
-        words = heading(f"{partition}/labelled/").partition(",")[0]
-        table[data, f"{words}, alone again"] = beside_chance(again)
+        forms = [gains_of("alone-again", read_results(folder))]
         for public in ("labelled", "unlabelled"):
             place = (data, heading(f"{partition}/{public}/"))
-            both = [gain for results in (found, more) for gain in gains_of("pfedhr", results[place])]
-            table[data, f"{place[1]}, `pfedhr`"] = beside_chance(both)
+            forms.append([seed for results in (found, more) for seed in gains_of("pfedhr", results[place])])
+        table[data, heading(f"{partition}/labelled/").partition(",")[0]] = beside_chance(*forms)
     return table
 
 
@@ -150,5 +156,6 @@ if __name__ == "__main__":
     more = places("benefit-other-seeds-small")
     columns = ("`local`", "`pfedhr`", "to `local`", "with seeds 0-4: to `local`", *alone)
     show("Other seeds", columns, {place: other_seeds(found[place], results) for place, results in more.items()})
-    columns = ("a point above (%)", "a point below (%)", "five below (%)", "worst", "clients")
-    show("What chance brings, and `pfedhr`: differences to `local`, all nine seeds", columns, chance(found, more))
+    columns = ("a point above (%)", "a point below (%)", "five below (%)", "worst client (points)")
+    title = "Clients beside `local`, nine seeds: alone again / `pfedhr`, labelled / unlabelled"
+    show(title, columns, chance(found, more))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 import torch
+from bounds import seconds_within
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -113,9 +113,8 @@ def test_dirichlet_shares_everything_above_the_minimum(
 @pytest.mark.parametrize("alpha", [1e-6, 1e-3, 1.0, 1e6])
 @pytest.mark.parametrize("clients", [1, 300, 2000])
 def test_dirichlet_ends_in_bounded_time(alpha: float, clients: int) -> None:
-    start = time.process_time()
-    shares = dirichlet(balanced(10, 2000), clients, alpha, generator(1))
-    assert time.process_time() - start < 5
+    with seconds_within(5):
+        shares = dirichlet(balanced(10, 2000), clients, alpha, generator(1))
     assert sorted(torch.cat(shares).tolist()) == list(range(20_000))
     assert min(len(share) for share in shares) >= 10
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from pfedhr.report.comparison import MethodRow, differences, mean_and_spread, method_rows, points
+from pfedhr.report.comparison import MethodRow, differences, mean_and_spread, method_rows, points, told_seeds
 from pfedhr.report.sheet import Sheet
 from pfedhr.reproduction.beside import heading
 from pfedhr.results import Results, read_results
@@ -38,16 +38,29 @@ def places(name: str) -> dict[Place, Results]:
     return found
 
 
-def means(results: Results) -> list[str]:
-    """Return every method's mean and spread over seeds, the highest in bold, nothing where it was not run."""
+def whole_rows(results: Results) -> dict[str, MethodRow]:
+    """Return the rows of methods that ran under all seeds of pfedhr, for means over other seeds cannot be compared."""
     rows = {row.method: row for row in method_rows(results)}
-    best = max(rows.values(), key=lambda row: row.mean)
+    return {method: row for method, row in rows.items() if set(row.seeds) >= set(rows["pfedhr"].seeds)}
 
-    def cell(row: MethodRow | None) -> str:
-        text = mean_and_spread(row.mean, row.spread) if row else ""
-        return f"**{text}**" if row is best else text
 
-    return [cell(rows.get(method)) for method in METHODS]
+def means(results: Results) -> list[str]:
+    """Return every method's mean and spread over seeds, the highest in bold, nothing where it was not run.
+
+    Where it ran under fewer seeds than pfedhr, these are told.
+    """
+    rows, whole = {row.method: row for row in method_rows(results)}, whole_rows(results)
+    best = max(whole.values(), key=lambda row: row.mean)
+
+    def cell(method: str) -> str:
+        if method not in rows:
+            return ""
+        text = mean_and_spread(rows[method].mean, rows[method].spread)
+        if method not in whole:
+            return f"{text} (seed {told_seeds(rows[method].seeds)})"
+        return f"**{text}**" if method == best.method else text
+
+    return [cell(method) for method in METHODS]
 
 
 def beside_others(results: Results) -> list[str]:
@@ -55,7 +68,7 @@ def beside_others(results: Results) -> list[str]:
 
     Then what `to_alone` says, and what teachers know.
     """
-    rows = {row.method: row for row in method_rows(results)}
+    rows = whole_rows(results)
     others = sorted(rows.keys() - {"pfedhr", "own", "paper", "local", "local-public"})
     best = max(others, key=lambda method: rows[method].mean)
     return [

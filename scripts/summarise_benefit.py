@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scipy import stats
@@ -38,9 +38,13 @@ def places(name: str) -> dict[Place, Results]:
     return found
 
 
-def whole_rows(results: Results) -> dict[str, MethodRow]:
+def rows_of(results: Results) -> dict[str, MethodRow]:
+    """Return the row of every method by its name."""
+    return {row.method: row for row in method_rows(results)}
+
+
+def whole(rows: Mapping[str, MethodRow]) -> dict[str, MethodRow]:
     """Return the rows of methods that ran under all seeds of pfedhr, for means over other seeds cannot be compared."""
-    rows = {row.method: row for row in method_rows(results)}
     return {method: row for method, row in rows.items() if set(row.seeds) >= set(rows["pfedhr"].seeds)}
 
 
@@ -49,14 +53,15 @@ def means(results: Results) -> list[str]:
 
     Where it ran under fewer seeds than pfedhr, these are told.
     """
-    rows, whole = {row.method: row for row in method_rows(results)}, whole_rows(results)
-    best = max(whole.values(), key=lambda row: row.mean)
+    rows = rows_of(results)
+    comparable = whole(rows)
+    best = max(comparable.values(), key=lambda row: row.mean)
 
     def cell(method: str) -> str:
         if method not in rows:
             return ""
         text = mean_and_spread(rows[method].mean, rows[method].spread)
-        if method not in whole:
+        if method not in comparable:
             return f"{text} (seed {told_seeds(rows[method].seeds)})"
         return f"**{text}**" if method == best.method else text
 
@@ -68,7 +73,7 @@ def beside_others(results: Results) -> list[str]:
 
     Then what `to_alone` says, and what teachers know.
     """
-    rows = whole_rows(results)
+    rows = whole(rows_of(results))
     others = sorted(rows.keys() - {"pfedhr", "own", "paper", "local", "local-public"})
     best = max(others, key=lambda method: rows[method].mean)
     return [
@@ -94,7 +99,7 @@ def to_alone(results: Results) -> list[str]:
     surely below.
     """
     gains = gains_of("pfedhr", results)
-    clients = [gain for seed in gains for gain in seed]
+    clients = flat(gains)
     places = list(zip(*gains, strict=True))
     means = [statistics.fmean(place) for place in places]
     return [
@@ -109,7 +114,7 @@ def to_alone(results: Results) -> list[str]:
 def other_seeds(first: Results, more: Results) -> list[str]:
     """Return what the later seeds say, and then all together."""
     both = Results(first.cells + more.cells, first.clients + more.clients)
-    rows = {row.method: row for row in method_rows(more)}
+    rows = rows_of(more)
     means = [mean_and_spread(rows[method].mean, rows[method].spread) for method in ("local", "pfedhr")]
     return [*means, beside(more, "local"), beside(both, "local"), *to_alone(both)]
 
@@ -119,31 +124,43 @@ def gains_of(method: str, results: Results) -> list[list[float]]:
     return [[100 * gain for gain in seed] for seed in differences(results.accuracies(method), results.accuracies("local"))]
 
 
-def beside_chance(*forms: Sequence[Sequence[float]]) -> list[str]:
-    """Return how many per cent of clients end more than a point above, a point below and five below, and the worst, by form.
-
-    A form is what its clients gain, by seed.
-    """
-    clients = [[gain for seed in gains for gain in seed] for gains in forms]
-
-    def shares(fits: Callable[[float], bool]) -> str:
-        return " / ".join(f"{100 * statistics.fmean(map(fits, gains)):.0f}" for gains in clients)
-
-    counts = [shares(lambda gain: gain > 1), shares(lambda gain: gain < -1), shares(lambda gain: gain < -5)]
-    return [*counts, " / ".join(f"{min(gains):+.1f}" for gains in clients)]
+def flat(gains: Sequence[Sequence[float]]) -> list[float]:
+    """Return what clients gain, seed by seed, as one list."""
+    return [gain for seed in gains for gain in seed]
 
 
-def chance(found: Mapping[Place, Results], more: Mapping[Place, Results]) -> dict[Place, list[str]]:
-    """Return what other random numbers alone do to the clients of each set and partition, and what `pfedhr` does."""
-    table: dict[Place, list[str]] = {}
+def counts(gains: Sequence[float]) -> list[int]:
+    """Return how many gains are above five points, above one, within one of 0, below minus one and below minus five."""
+    above, below = ([sum(sign * gain > least for gain in gains) for least in (1, 5)] for sign in (1, -1))
+    return [above[1], above[0], len(gains) - above[0] - below[0], below[0], below[1]]
+
+
+def beside_chance(*forms: Sequence[float]) -> list[str]:
+    """Return how many per cent of clients end more than a point above, a point below and five below, and the worst, by form."""
+    told = [counts(gains) for gains in forms]
+    shares = [[f"{100 * of[at] / len(gains):.0f}" for of, gains in zip(told, forms, strict=True)] for at in (1, 3, 4)]
+    return [" / ".join(one) for one in (*shares, [f"{min(gains):+.1f}" for gains in forms])]
+
+
+def forms_of(found: Mapping[Place, Results], more: Mapping[Place, Results]) -> dict[Place, list[list[float]]]:
+    """Return what clients of each set and partition gain by other random numbers, then by `pfedhr`, with labels or not."""
+    forms: dict[Place, list[list[float]]] = {}
     for folder in sorted((RESULTS / "alone-again-small").iterdir()):
         data, _, partition = folder.name.rpartition("-")
-        forms = [gains_of("alone-again", read_results(folder))]
-        for public in ("labelled", "unlabelled"):
-            place = (data, heading(f"{partition}/{public}/"))
-            forms.append([seed for results in (found, more) for seed in gains_of("pfedhr", results[place])])
-        table[data, heading(f"{partition}/labelled/").partition(",")[0]] = beside_chance(*forms)
-    return table
+        ours = [(data, heading(f"{partition}/{public}/")) for public in ("labelled", "unlabelled")]
+        gains = [flat(gains_of("pfedhr", found[place]) + gains_of("pfedhr", more[place])) for place in ours]
+        forms[data, ours[0][1].partition(",")[0]] = [flat(gains_of("alone-again", read_results(folder))), *gains]
+    return forms
+
+
+def totals(forms: Mapping[Place, Sequence[Sequence[float]]]) -> dict[Place, list[str]]:
+    """Return how many clients of all sets gain and lose by other random numbers alone, and by `pfedhr`, and the worst."""
+    gains: dict[str, list[float]] = {"alone again": [], "`pfedhr`": []}
+    for (_, words), (again, *ours) in forms.items():
+        gains["alone again"] += again
+        gains["`pfedhr`"] += flat(ours)
+        gains.setdefault(f"`pfedhr`, {words}", []).extend(flat(ours))
+    return {("all", form): [*map(str, counts(one)), f"{min(one):+.1f}"] for form, one in gains.items()}
 
 
 def surely_above(gains: Sequence[float]) -> bool:
@@ -171,4 +188,7 @@ if __name__ == "__main__":
     show("Other seeds", columns, {place: other_seeds(found[place], results) for place, results in more.items()})
     columns = ("a point above (%)", "a point below (%)", "five below (%)", "worst client (points)")
     title = "Clients beside `local`, nine seeds: alone again / `pfedhr`, labelled / unlabelled"
-    show(title, columns, chance(found, more))
+    forms = forms_of(found, more)
+    show(title, columns, {place: beside_chance(*gains) for place, gains in forms.items()})
+    columns = ("five above", "a point above", "within a point", "a point below", "five below", "worst client (points)")
+    show("Clients beside `local`, nine seeds", columns, totals(forms))

@@ -15,7 +15,7 @@ LINUX = Path("/proc/self/clear_refs")
 
 
 @contextmanager
-def seconds_within(limit: float, what: str = "") -> Generator[None]:
+def seconds_within(limit: float, what: object = "") -> Generator[None]:
     """Fail if the block keeps the process at work for `limit` seconds, those of others on the machine apart."""
     before = time.process_time()
     yield

@@ -164,6 +164,12 @@ def distance(first: Tensors, second: Tensors) -> float:
     return math.sqrt(sum((first[name] - second[name]).square().sum().item() for name in first))
 
 
+def likeness(own: Tensor, candidate: Tensor) -> float:
+    """Eq. (5), one example after the other."""
+    cosines = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(own, candidate, strict=True)]
+    return sum(cosines) / len(cosines)
+
+
 def kl(teacher: Tensor, student: Tensor) -> Tensor:
     """KL(teacher || student) of the softmaxes of logits (batch, classes), as it is written; the teacher is a constant."""
     p = teacher.detach().softmax(1)

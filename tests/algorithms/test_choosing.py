@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from test_pfedhr import NOTHING, own_chain, uploads_of
-from torch import Tensor
-from toy import equal, make_cohort
+from toy import equal, likeness, make_cohort
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.assignment import within_budget
@@ -105,12 +104,6 @@ def test_those_chosen_as_they_were_solved_are_tuned_alone() -> None:
         assert not equal(one.weights, chosen[client].weights)
         if every[client].recipe == one.recipe:  # chosen after the tuning, but the same one
             assert equal(every[client].weights, chosen[client].weights)
-
-
-def likeness(own: Tensor, candidate: Tensor) -> float:
-    """Eq. (5), one example after the other."""
-    cosines = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(own, candidate, strict=True)]
-    return sum(cosines) / len(cosines)
 
 
 @pytest.mark.parametrize("chosen", [False, True])

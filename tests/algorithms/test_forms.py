@@ -35,6 +35,7 @@ BETTER = {
     "average_structures": False,
     "teachers": "structure",
     "tuning_targets": "both",
+    "label_significance": 0.1,
     "donors": "all",
     "tuned_blocks": 0,
     "stitch_start": "random",

@@ -52,7 +52,8 @@ class Teachers:
     """The server's state: which teacher waits for which client, by its name in `made`; and the structures of networks by hash.
 
     Clients may share a teacher, so each is kept once, for as long as one waits for it. `said`: the softmax (n, classes) of
-    clients' last uploads on the public data, where a method goes on hearing clients that do not take part.
+    clients' last uploads on the public data, where a method goes on hearing clients that do not take part. `labels`: whether
+    public labels may teach by now.
     """
 
     waiting: dict[str, str]
@@ -60,6 +61,7 @@ class Teachers:
     known: dict[str, Blueprint]
     said: Tensors
     structures: Structures = field(default_factory=Structures)
+    labels: bool = False
 
     def after(
         self,

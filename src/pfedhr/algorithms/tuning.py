@@ -51,6 +51,19 @@ class Tuned:
     sound: bool = True
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What the uploads say on the public data.
+
+    `said` (n, classes): each in probabilities; `mean` (n, classes): the cohort, if anybody said anything finite; `labels`:
+    whether the labels may teach, as far as the setting takes any.
+    """
+
+    said: Tensors
+    mean: Tensor | None
+    labels: bool
+
+
 class FrozenBlocks(nn.Sequential):
     """A reassembled network whose blocks neither learn nor change: they stay in eval mode whatever the network's is."""
 

@@ -3,21 +3,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from test_run import EXPERIMENT
+from toy_runs import EXPERIMENT
 
 from pfedhr.algorithms import ALGORITHMS
-from pfedhr.arguments import UsageError, folder
 from pfedhr.cli import COMMANDS, main
-from pfedhr.cli_studies import BASE, shared_by_all
 from pfedhr.disk import write
-from pfedhr.experiment_file import dump, load_experiment, override
 from pfedhr.run import RunDirectory
 from pfedhr.stored import stored_experiment
 from pfedhr.version import code
@@ -77,136 +73,6 @@ def test_the_home_directory_is_found_where_the_shell_leaves_it(
     with pytest.raises(SystemExit):
         main(["run", "demo", "--out=~nobody-of-this-name/x"])
     assert "~nobody-of-this-name/x: there is no home directory" in capsys.readouterr().err
-
-
-def test_methods_are_compared_each_with_its_own_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, out = tmp_path / "toy.toml", tmp_path / "study"
-    file.write_text(EXPERIMENT)
-    command = ["compare", str(file), "--algorithms", "fedmd,pfedhr", "--seeds", "0,1", "--out", str(out), "--plan.rounds", "2"]
-    command += ["--fedmd.consensus-batch-size=8", "--pfedhr.candidates", "3"]
-    main(command)
-    printed, progress = capsys.readouterr()
-    assert all(
-        word in printed
-        for word in (
-            "local",
-            "fedmd",
-            "pfedhr",
-            "to local",
-            "worst client",
-            "MB up",
-            "server s",
-            "extra data",
-            "few seeds (2 here)",
-            str(out),
-        )
-    )
-    assert progress.count("/seed") == 6
-    stored = [stored_experiment(path) for path in sorted((out / "cells").glob("*/seed0"))]
-    fields = {one.algorithm.name: one.algorithm for one in stored}
-    assert fields["fedmd"].consensus_batch_size == 8
-    assert (fields["pfedhr"].candidates, fields["pfedhr"].groups) == (3, 2)  # the one of the command, the other of the file
-    assert all(one.plan.rounds == 2 for one in stored)
-    assert (out / "tables.md").read_text().count("fedmd") >= 2
-    about = (out / "about.json").read_text()
-    assert "pfedhr compare toy.toml --algorithms fedmd,pfedhr" in about
-    assert str(tmp_path) not in about
-    with pytest.raises(SystemExit):
-        main([*command[:-5], "--plan.rounds", "1"])
-    assert "the comparison there is of another experiment" in capsys.readouterr().err
-    main(command)
-    again, progress = capsys.readouterr()
-    assert progress == ""  # nothing is run twice
-    assert again == printed
-    tables = (out / "tables.md").read_bytes()
-    (out / "tables.md").unlink()
-    main(["report", str(out)])
-    assert capsys.readouterr().out == printed
-    assert (out / "tables.md").read_bytes() == tables
-
-
-def test_a_study_takes_no_other_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "toy.toml"
-    file.write_text(EXPERIMENT)
-    for out, words in ((tmp_path, "something else than a study"), (file, "that is a file")):
-        with pytest.raises(SystemExit):
-            main(["compare", str(file), "--algorithms", "local-public", "--out", str(out)])
-        assert words in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
-
-
-def test_a_comparison_is_the_same_wherever_the_files_of_its_set_lie(tmp_path: Path) -> None:
-    here, there = (
-        override(load_experiment("two-classes"), ["--data.name", "mnist", "--data.dir", place]) for place in ("here", "there")
-    )
-    (tmp_path / BASE).write_text(dump(here))  # as it was written before, and as a reader may have changed it
-    shared_by_all(there, tmp_path)
-    with pytest.raises(UsageError, match="is of another experiment"):
-        shared_by_all(override(there, ["--plan.rounds", "3"]), tmp_path)
-
-
-def test_a_comparison_leaves_out_no_runs_whose_files_are_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, out = tmp_path / "toy.toml", tmp_path / "study"
-    file.write_text(EXPERIMENT)
-    command = ["compare", str(file), "--out", str(out), "--plan.rounds", "1", "--seeds", "0", "--algorithms"]
-    main([*command, "local-public"])
-    shutil.rmtree(out / "cells")
-    with pytest.raises(SystemExit):
-        main([*command, "fedmd"])
-    assert "tells of 1 runs whose files are gone" in capsys.readouterr().err
-    main([*command, "local-public,fedmd"])
-    assert all(method in (out / "tables.md").read_text() for method in ("local-public", "fedmd"))
-
-
-@pytest.mark.parametrize("place", ["cells.csv", "table2-small/mnist/cells.csv"])
-def test_a_study_whose_runs_are_gone_may_go_on(place: str, tmp_path: Path) -> None:
-    file = tmp_path / place
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch()
-    assert folder(str(tmp_path), "elsewhere") == tmp_path
-
-
-def test_what_failed_is_told_beside_the_tables_of_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, out = tmp_path / "toy.toml", tmp_path / "study"
-    file.write_text(EXPERIMENT)
-    command = ["compare", str(file), "--algorithms", "pfedhr", "--seeds", "0", "--out", str(out), "--plan.rounds", "2"]
-    with pytest.raises(SystemExit) as ended:
-        main([*command, "--pfedhr.distil-weight", "1e39"])
-    printed, errors = capsys.readouterr()
-    assert ended.value.code == 2
-    assert "local" in printed
-    assert "runs that failed: 1; tables are of the others" in errors
-    assert "the loss is" in errors
-    assert "missing" in (out / "tables.md").read_text()
-
-
-def test_a_study_that_has_not_ended_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "cells").mkdir()
-    with pytest.raises(SystemExit):
-        main(["report", str(tmp_path)])
-    assert "the study there has not ended: give the same command again" in capsys.readouterr().err
-    below = tmp_path / "table2-small" / "mnist"
-    below.mkdir(parents=True)
-    (below / "about.json").write_text("{}")
-    with pytest.raises(SystemExit):
-        main(["report", str(tmp_path)])
-    assert f"several studies: give folders such as {below}" in capsys.readouterr().err
-
-
-def test_seeds_are_told_where_methods_differ_in_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, out = tmp_path / "toy.toml", tmp_path / "study"
-    file.write_text(EXPERIMENT)
-    main(["compare", str(file), "--algorithms", "local-public", "--seeds", "0,1,2", "--out", str(out), "--plan.rounds", "1"])
-    assert "method  " in capsys.readouterr().out
-    cells, clients = ((out / name).read_text().splitlines() for name in ("cells.csv", "clients.csv"))
-    for name, lines in (("cells.csv", cells), ("clients.csv", clients)):
-        kept = [line for line in lines if not line.startswith("toy,local-public,1,")]
-        assert len(kept) < len(lines)
-        (out / name).write_text("\n".join(kept) + "\n")
-    main(["report", str(out)])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [row[1] for row in rows if row[:1] == ["method"]] == ["seeds"] * 2
-    assert [row[1] for row in rows if row[:1] in (["local"], ["local-public"])] == ["0-2", "0,2"] * 2
 
 
 @pytest.mark.parametrize("command", ["compare", "reproduce", "report", "inspect", "presets"])
@@ -305,112 +171,3 @@ def test_networks_that_take_words_are_inspected(capsys: pytest.CaptureFixture[st
     main(["inspect", "lstm", "--shape", "12", "--tokens"])
     printed = capsys.readouterr().out
     assert all(kind in printed for kind in ("embedding", "recurrent", "fc"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["ran"], ["unknown command 'ran'", "run, compare, reproduce, report, flower, inspect, presets"]),
-        (["run"], ["a preset or a file first"]),
-        (["run", "demoo"], ["'demoo'", "did you mean 'demo'"]),
-        (["run", "absent.toml"], ["'absent.toml'", "presets are"]),
-        (["run", "demo", "--algorithm.name", "fedavgg"], ["'fedavgg'", "local"]),
-        (["run", "demo", "--plan.round", "3"], ["--plan.round ", "did you mean '--plan.rounds'"]),
-        (["run", "demo", "--plan.rounds", "three"], ["plan.rounds = 'three'", "int was expected"]),
-        (["run", "demo", "--plan.rounds", "3", "4"], ["--plan.rounds 3 4", "one value"]),
-        (["run", "demo", "--plan.rounds"], ["--plan.rounds", "one value"]),
-        (["run", "demo", "3"], ["'3'", "--plan.rounds 3"]),
-        (["run", "demo", "--public.labelled", "maybe"], ["public.labelled = 'maybe'", "true or false"]),
-        (["run", "demo", "--algorithm.stitch", "heavy"], ["algorithm.stitch = 'heavy'", "light, full"]),
-        (["run", "demo", "--algorithm.distil-weight", "nan"], ["algorithm.distil_weight = nan"]),
-        (["run", "demo", "--clients.count", "9000"], ["data.partition", "fewer clients"]),
-        (["run", "demo", "--plan.active", "99"], ["plan.active = 99", "8 clients only"]),
-        (["run", "demo", "--clients.models", "cnn9"], ["'cnn9'", "did you mean"]),
-        (["run", "demo", "--algorithm.preset", "paper", "--algorithm.groups", "99"], ["algorithm.groups = 99", "blocks only"]),
-        (["run", "demo", "--data.name", "mnist", "--data.dir", "/nowhere"], ["/nowhere", "train-images-idx3-ubyte"]),
-        (["run", "demo", "--data.name", "emnist"], ["emnist", "mnist"]),
-        (["run", "demo", "--name", ".."], ["name = '..'", "a word in UTF-8 without a slash or a zero byte"]),
-        (["run", "demo", "--name", "."], ["name = '.'"]),
-        (["run", "--resume", "/nowhere"], ["/nowhere", "not a run"]),
-        (["run", "--resume", "/nowhere", "--plan.rounds", "3"], ["--resume", "goes on as it began"]),
-        (["run", "--resume", "/nowhere", "--workers", "many"], ["--workers many", "a whole number from 1"]),
-        (["run", "demo", "--out"], ["--out needs a value"]),
-        (["inspect"], ["one MODEL"]),
-        (["inspect", "cnn1", "--shape", "3x32"], ["--shape"]),
-        (["inspect", "cnn7"], ["'cnn7'"]),
-        (["inspect", "lstm", "--shape", "12"], ["'lstm'", "type torch.float32", "inputs that it takes"]),
-        (["presets", "all"], ["no arguments"]),
-        (["compare"], ["a preset or a file, and methods", "--algorithms"]),
-        (["compare", "demo"], ["--algorithms"]),
-        (["compare", "demo", "--algorithms", "fedmdd"], ["'fedmdd'", "did you mean 'fedmd'"]),
-        (["compare", "demo", "--algorithms", "fedmd,fedmd"], ["fedmd,fedmd", "each once"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--seeds", "1,b"], ["1,b", "whole numbers"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--workers", "0"], ["--workers 0"]),
-        (["compare", "demo", "--algorithms", "fedavg"], ["fedavg averages whole networks", "clients.models"]),
-        (["compare", "demo", "--algorithms", "fedgh"], ["fedgh needs features of one width", "clients.features"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--public.labelled", "false"], ["fedmd needs labels", "public.labelled"]),
-        (
-            ["compare", "demo", "--algorithms", "fedmd", "--fedmd.consensus-epoch", "2"],
-            ["did you mean '--fedmd.consensus_epochs'"],
-        ),
-        (["compare", "demo", "--algorithms", "fedmd", "--fedmd.consensus-epochs", "x"], ["fedmd.consensus_epochs = 'x'"]),
-        (
-            ["compare", "demo", "--algorithms", "fedmd", "--pfedhr.groups", "2"],
-            ["--pfedhr.groups: pfedhr is not in --algorithms"],
-        ),
-        (["compare", "demo", "--algorithms", "fedmd", "--out", "/proc/no"], ["--out /proc/no: /proc cannot be written to"]),
-        (["run", "demo", "--out", "/proc/no/such"], ["--out /proc/no/such: /proc cannot be written to", "name another"]),
-        (["run", "demo", "--data.dir", "/nowhere"], ["data.dir = '/nowhere' is not used by fashion-mini", "data.name"]),
-        (["run", "demo", "--clients.models", "cnn1,cnn2"], ["spaces between"]),
-        (["run", "demo", "--data.examples", "20"], ["fewer than one each", "data.examples", "clients.count"]),
-        (["run", "x" * 300], ["x" * 300 + ": File name too long"]),
-        (["inspect", "cnn1", "--shape=-1,3,3"], ["--shape -1,3,3", "whole numbers from 1"]),
-        (["inspect", "cnn1", "--shape", "0,3,3"], ["--shape 0,3,3", "whole numbers from 1"]),
-        (["inspect", "cnn1", "--shape", "99999,9999,9999"], ["9,997,900,119,999 numbers", "give at most"]),
-        (["inspect", "cnn1", "--classes", "0"], ["--classes 0", "a whole number from 1"]),
-        (["report", __file__], [f"{__file__}/about.json", "give a folder"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--seeds", "0,00"], ["--seeds 0,00", "each once"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--seeds", "0", "--seeds", "1"], ["--seeds is given twice"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--seeds="], ["--seeds needs a value"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--seed", "7"], ["--seed", "give --seeds"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--compare-local=true"], ["--compare-local", "local is always there"]),
-        (["run", "demo", "--plan.rounds", "3", "--plan.rounds=4"], ["--plan.rounds is given twice"]),
-        (["run", "demo", "--plan.batch-size", "3", "--plan.batch_size", "4"], ["--plan.batch_size is given twice"]),
-        (
-            ["compare", "demo", "--algorithms", "fedmd", "--plan.rounds", "3", "--plan.rounds", "4"],
-            ["--plan.rounds is given twice"],
-        ),
-        (
-            ["compare", "demo", "--algorithms", "pfedhr", "--pfedhr.groups", "3", "--pfedhr.groups", "4"],
-            ["--pfedhr.groups is given twice"],
-        ),
-        (["compare", "demo", "--algorithms", "fedmd", "--algorithm.name", "fedavg"], ["methods are named by --algorithms"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--fedmd.name=fedavg"], ["methods are named by --algorithms"]),
-        (["compare", "demo", "--algorithms", "fedmd", "--algorithm.groups", "3"], ["which method", "--fedmd.groups"]),
-        (
-            ["compare", "demo", "--algorithms", "fedmd", "--public.share", "0"],
-            ["fedmd needs public data", "public.share above 0"],
-        ),
-        (["run", "demo", "--public.share", "0"], ["pfedhr needs public data", "at the server", "public.share above 0"]),
-        (["reproduce"], ["table2, table3, table4, figure1"]),
-        (["reproduce", "table9"], ["not table9"]),
-        (["reproduce", "table2", "--scale", "huge"], ["--scale huge", "small, short, paper"]),
-        (["reproduce", "table2", "--data.dir", "/nowhere"], ["/nowhere", "train-images-idx3-ubyte"]),
-        (["reproduce", "table2", "--datasets", "emnist"], ["emnist"]),
-        (["reproduce", "benefit", "--methods", "fedmdd"], ["no method 'fedmdd'", "did you mean 'fedmd'", "pfedclub, feddf"]),
-        (["report"], ["folders"]),
-        (["report", "/nowhere"], ["/nowhere/about.json is missing"]),
-    ],
-)
-def test_errors_are_one_paragraph_for_the_user(
-    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    printed = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert printed.startswith("pfedhr: ")
-    assert len(printed.strip().splitlines()) == 1
-    assert all(word in printed for word in words), printed
-    assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from flower.postbox import experiment_of
-from test_run import EXPERIMENT
 from toy import make_cohort
 from toy_methods import Damped
+from toy_runs import EXPERIMENT
 
 from pfedhr.algorithm import Algorithm, SettingError
 from pfedhr.algorithms import ALGORITHMS

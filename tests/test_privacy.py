@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
-import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from toy import equal, make_cohort, separable
+from toy import make_cohort, separable
 
-from pfedhr import cli
 from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.fedavg import FedAvg
-from pfedhr.algorithms.fedprox import FedProx
-from pfedhr.algorithms.held import Held, Shared
 from pfedhr.algorithms.needs import private_training
 from pfedhr.data import ClientData
-from pfedhr.experiment import Experiment, ExperimentError, PrivacyOptions
-from pfedhr.experiment_file import dump, override, parse
 from pfedhr.federate import RoundResult, Schedule, federate
 from pfedhr.in_process import Cohort, InProcess, MemoryStore, Workers
-from pfedhr.launch import prepare, resume, start
 from pfedhr.learning import (
     Privacy,
-    epsilon,
-    private_steps,
 )
-from pfedhr.parcel import pack, unpack
-from pfedhr.transport import Admit, Order, Report, handle
+from pfedhr.transport import Admit, Order, Report
 
 COVERED = {
     "local": {},
@@ -52,9 +38,17 @@ COVERED = {
     "pfedhr": {"groups": 3, "candidates": 3, "tuning_epochs": 1, "probe": 8},
     "pfedclub": {"groups": 3, "candidates": 2, "tuning_epochs": 1, "probe": 8},
 }
+
+
 UNCOVERED = {"per-fedavg", "pfedme", "pfedbayes", "fedproto", "fedtgp", "fedgh", "feddistill", "fedkd"}
+
+
 NETWORKS = {"fedavg": ("mlp",), "fedprox": ("mlp",), "pfedme": ("mlp",), "heterofl": (f"{__name__}:wide", f"{__name__}:narrow")}
+
+
 STRONG = Privacy(noise=1.0, clip=1.0, delta=1e-5)
+
+
 METHODS = [pytest.param(ALGORITHMS[name](**settings), id=name) for name, settings in COVERED.items()]
 
 
@@ -187,232 +181,3 @@ def test_what_is_refused_would_tell_of_private_examples(name: str, monkeypatch: 
     _, states, sent = run(method, cohort, 1)
     _, other_states, other_sent = run(method, with_other_examples(cohort), 1)
     assert (states, sent) != (other_states, other_sent)
-
-
-@pytest.mark.parametrize("algorithm", METHODS)
-def test_the_steps_that_are_counted_are_those_that_are_taken(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from opacus.optimizers import DPOptimizer
-
-    steps, real = list[float](), DPOptimizer.step
-    monkeypatch.setattr(DPOptimizer, "step", lambda self: steps.append(self.noise_multiplier) or real(self))
-    cohort = cohort_of(algorithm, epochs=2)
-    results, _, _ = run(algorithm, cohort, 3)
-    assert len(steps) == sum(len(result.active) for result in results) * private_steps(24, cohort.training) == 9 * 6
-    assert set(steps) == {1.0}
-
-
-def test_no_two_runs_share_their_noise() -> None:
-    """Whoever sees what two of them tell would have the difference without any."""
-
-    def weights(method: FedAvg, cohort: Cohort) -> dict[str, torch.Tensor]:
-        order = Order(1, pack(Shared(None)), evaluate=False)
-        _, state = handle(method, cohort.client_view("client00", 1), separable(4), order, None)
-        return unpack(Held, state or b"").weights
-
-    private, plain = (make_cohort("mlp", privacy=privacy) for privacy in (STRONG, None))
-    assert equal(weights(FedAvg(), plain), weights(FedProx(proximal_weight=0.0), plain))
-    assert equal(weights(FedAvg(), private), weights(FedAvg(), private))
-    assert not equal(weights(FedAvg(), private), weights(FedProx(proximal_weight=0.0), private))
-    assert not equal(weights(FedProx(proximal_weight=1e-9), private), weights(FedProx(proximal_weight=0.0), private))
-    experiment = parse(EXPERIMENT, "the test")
-    elsewhere = dataclasses.replace(experiment, name="another", workers=2, compare_local=False, algorithm=FedProx())
-    longer = dataclasses.replace(experiment, plan=dataclasses.replace(experiment.plan, rounds=4))
-    first, same, other = (prepare(one).privacy for one in (experiment, elsewhere, longer))
-    assert first == same  # the method is in what a step draws, not in this
-    assert first != other
-
-
-def test_noise_and_batches_are_not_of_a_seed_that_can_be_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch seeds its generator from 32 bits of a number, which can all be tried."""
-    seen = generators_of_training(monkeypatch)
-    view = make_cohort("mlp", privacy=STRONG).client_view("client00", 1)
-    FedAvg().client_step(FedAvg().init_client(view), Shared(None), view)
-    assert len(seen) == 2
-    for one in seen:
-        assert not torch.equal(one.get_state(), torch.Generator().manual_seed(one.initial_seed()).get_state())
-
-
-def generators_of_training(monkeypatch: pytest.MonkeyPatch) -> list[torch.Generator]:
-    """What private training draws its batches and its noise from, from now on; it trains nothing."""
-    seen = list[torch.Generator]()
-
-    def fit_privately(*given: Any) -> float:
-        seen.extend(one for one in given if isinstance(one, torch.Generator))
-        return 0.0
-
-    monkeypatch.setattr("pfedhr.algorithms.private.fit_privately", fit_privately)
-    return seen
-
-
-def test_no_two_steps_of_a_round_share_their_noise_whatever_a_server_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the same step again draws the same: a server may ask twice for one round, with two messages or settings."""
-    seen, draws = generators_of_training(monkeypatch), list[bytes]()
-    view = make_cohort("mlp", privacy=STRONG).client_view("client00", 1)
-    weights = FedAvg().init_client(view).weights
-    halves = {name: value / 2 for name, value in weights.items()}
-    faster = dataclasses.replace(view, training=dataclasses.replace(view.training, learning_rate=0.5))
-    tighter = dataclasses.replace(view, privacy=dataclasses.replace(STRONG, clip=0.5))
-    steps = [
-        *((view, Shared(sent), None) for sent in (None, weights, halves)),
-        *((view, Shared(weights), Held(state, None)) for state in (weights, halves)),
-        *((other, Shared(weights), None) for other in (faster, tighter, dataclasses.replace(view, seed=1))),
-    ]
-    for at, message, state in [*steps, *steps]:
-        handle(FedAvg(), at, separable(4), Order(1, pack(message), False), None if state is None else pack(state))
-        draws.append(b"".join(one.get_state().numpy().tobytes() for one in seen[-2:]))
-    assert draws[: len(steps)] == draws[len(steps) :]
-    assert len(set(draws)) == len(steps)
-
-
-def test_a_seed_of_any_size_is_kept_as_it_is() -> None:
-    long = override(parse(EXPERIMENT, "the test"), ["--seed", str(2**200 + 1)])
-    assert parse(dump(long), "dumped").seed == 2**200 + 1
-    assert prepare(long).privacy != prepare(dataclasses.replace(long, seed=1)).privacy
-
-
-def test_it_is_the_same_after_a_stop_and_in_processes() -> None:
-    algorithm = ALGORITHMS["pfedhr"](**COVERED["pfedhr"])
-    cohort = cohort_of(algorithm)
-    _, states, sent = run(algorithm, cohort, 2)
-    assert run(algorithm, cohort, 2, stop_after=1)[1:] == (states, sent)
-    assert run(algorithm, cohort, 2, workers=2)[1:] == (states, sent)
-    assert run(algorithm, dataclasses.replace(cohort, seed=1), 2)[1] != states
-    assert run(algorithm, cohort_of(algorithm, None), 2)[1] != states
-
-
-@pytest.mark.parametrize("name", ["cnn1", "cnn2", "cnn3", "vit", "mlp", "mlp-wide", "mlp-deep"])
-def test_networks_of_the_zoo_can_be_trained_with_privacy(name: str) -> None:
-    check(FedAvg(), make_cohort(name))
-
-
-@pytest.mark.parametrize("name", ["cnn4", "resnet", "mobilenet"])
-def test_a_network_with_batch_norm_is_refused_by_client(name: str) -> None:
-    words = rf"'{name}', which client client01 trains, .*privacy.noise = 1.0: batch norm .*group or layer norm"
-    with pytest.raises(SettingError, match=words):
-        check(ALGORITHMS["pfedhr"](), make_cohort("mlp", name))
-    with pytest.raises(SettingError, match=f"'{name}', which client client00 trains"):
-        check(ALGORITHMS["fml"](common_network=name), make_cohort("mlp"))
-
-
-def test_too_few_examples_and_too_large_a_delta_are_refused_by_client() -> None:
-    cohort = make_cohort("mlp")
-    few = dataclasses.replace(cohort, training=dataclasses.replace(cohort.training, batch_size=25))
-    with pytest.raises(SettingError, match=r"plan.batch_size = 25: client client00 has 24 .* at most 24"):
-        check(FedAvg(), few)
-    with pytest.raises(SettingError, match=r"privacy.delta = 0.05: client client00 has 24 .* less than 1 / 24"):
-        check(FedAvg(), cohort, Privacy(1.0, 1.0, 0.05))
-
-
-def test_without_opacus_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SettingError, match=r"pip install 'pfedhr\[dp\]'"):
-        check(FedAvg(), make_cohort("mlp"))
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("noise", -1), ("noise", math.inf), ("clip", 0), ("clip", -1), ("delta", 0), ("delta", 1), ("noise", math.nan)],
-)
-def test_options_out_of_range_are_named(field: str, value: float) -> None:
-    with pytest.raises(ExperimentError, match=f"privacy.{field} = {value}"):
-        PrivacyOptions(**{field: value})
-
-
-def test_an_experiment_without_privacy_is_written_as_before_there_was_any() -> None:
-    assert list(tomllib.loads(dump(Experiment()))) == [
-        *("name", "seed", "device", "workers", "compare_local"),
-        *("data", "public", "clients", "plan", "algorithm"),
-    ]
-    private = override(Experiment(), ["--privacy.noise", "1.5"])
-    assert private.privacy == PrivacyOptions(noise=1.5)
-    assert tomllib.loads(dump(private))["privacy"] == {"noise": 1.5, "clip": 1.0, "delta": 1e-05}
-    assert parse(dump(private), "dumped") == private
-    assert override(private, ["--privacy.clip", "2"]).privacy == PrivacyOptions(1.5, 2.0)
-    assert dump(override(private, ["--privacy.noise", "0"])) == dump(Experiment())
-    assert parse("[privacy]\nnoise = 2", "text").privacy == PrivacyOptions(noise=2.0)
-    with pytest.raises(ExperimentError, match=r"did you mean 'privacy.noise'"):
-        parse("[privacy]\nnoises = 2", "text")
-    with pytest.raises(ExperimentError, match=r"unknown field --privacy.noises .*did you mean '--privacy.noise'"):
-        override(Experiment(), ["--privacy.noises", "2"])
-
-
-EXPERIMENT = """
-name = "toy"
-[data]
-name = "test_run:quarters"
-partition = "iid"
-[clients]
-count = 4
-models = ["mlp"]
-[plan]
-rounds = 3
-active = 2
-local_epochs = 2
-[privacy]
-noise = 1.0
-[algorithm]
-name = "fedavg"
-"""
-
-
-class Stopped(BaseException):
-    """Stands for a kill."""
-
-
-class Watch:
-    def __init__(self, last: int = 0) -> None:
-        self.last = last
-
-    def begin(self, label: str, rounds: int, done: int) -> None:
-        pass
-
-    def end_round(self, label: str, record: Mapping[str, Any]) -> None:
-        if (label, record["round"]) == ("fedavg", self.last):
-            raise Stopped
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((path / "clients.csv").read_text().splitlines()))
-
-
-def test_a_run_tells_every_clients_epsilon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "toy.toml").write_text(EXPERIMENT)
-    cli.main(["run", str(tmp_path / "toy.toml"), "--out", str(tmp_path / "run")])
-    assert "epsilon" in capsys.readouterr().out
-    lines = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
-    rows = rows_of(tmp_path / "run")
-    for row in rows:
-        rounds, count = sum(row["client"] in line["active"] for line in lines), int(row["train"])
-        assert float(row["epsilon"]) == epsilon(STRONG, 10 / count, rounds * 2 * -(-count // 10))
-    assert len({row["epsilon"] for row in rows}) > 1  # clients took part in different numbers of rounds
-    assert {row["client"]: row["epsilon"] for row in rows_of(tmp_path / "run" / "local")} == {
-        row["client"]: row["epsilon"] for row in rows
-    }
-
-
-def test_a_stopped_run_ends_with_the_same_rows(tmp_path: Path) -> None:
-    experiment = parse(EXPERIMENT, "the test")
-    start(experiment, tmp_path / "whole", Watch())
-    with pytest.raises(Stopped):
-        start(experiment, tmp_path / "stopped", Watch(last=2))
-    resume(tmp_path / "stopped", Watch(), workers=2)
-    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
-    for file in sorted((tmp_path / "whole" / "models").iterdir()):
-        assert file.read_bytes() == (tmp_path / "stopped" / "models" / file.name).read_bytes()
-
-
-def test_without_privacy_the_column_is_empty_and_the_table_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "toy.toml").write_text(EXPERIMENT)
-    cli.main(["run", str(tmp_path / "toy.toml"), "--out", str(tmp_path / "run"), "--privacy.noise", "0", "--plan.rounds", "1"])
-    assert "epsilon" not in capsys.readouterr().out
-    assert {row["epsilon"] for row in rows_of(tmp_path / "run")} == {""}
-    assert "[privacy]" not in (tmp_path / "run" / "experiment.toml").read_text()
-
-
-def test_nothing_is_trained_before_a_refusal(tmp_path: Path) -> None:
-    experiment = override(parse(EXPERIMENT, "the test"), ["--clients.models", "cnn4-eighth"])
-    with pytest.raises(SettingError, match="batch norm"):
-        prepare(experiment)
-    with pytest.raises(SettingError, match="batch norm"):
-        start(experiment, tmp_path / "run", Watch())
-    assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_run import EXPERIMENT
+from toy_runs import EXPERIMENT
 
 from pfedhr.algorithms.local import Local
 from pfedhr.experiment_file import parse

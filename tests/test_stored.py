@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_privacy import EXPERIMENT as PRIVATE
-from test_run import EXPERIMENT, Silent, contents
+from toy_runs import EXPERIMENT, PRIVATE, Silent, contents
 
 from pfedhr.cli import main
 from pfedhr.experiment_file import parse

@@ -12,20 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toy import equal, kl, make_cohort
 
-from pfedhr.algorithm import Algorithm, ClientView
+from pfedhr.algorithm import ClientView
 from pfedhr.algorithms import private, public_training, tuning
 from pfedhr.algorithms.consensus import ByConsensus, Consensus
 from pfedhr.algorithms.fccl import FCCL, correlation_loss
-from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.feddistill import FedDistill
 from pfedhr.algorithms.fedgh import FedGH
 from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.fedproto import FedProto
-from pfedhr.algorithms.fedprox import FedProx
 from pfedhr.algorithms.fedtgp import FedTGP
 from pfedhr.algorithms.held import Shared
-from pfedhr.algorithms.homogeneous import Trained
-from pfedhr.algorithms.lg_fedavg import LGFedAvg
 from pfedhr.algorithms.local_public import LocalPublic
 from pfedhr.algorithms.own import Nothing
 from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Down
@@ -100,23 +96,6 @@ def own_loss(view: ClientView, model: nn.Module) -> Tensor:
     """The cross entropy of a network on the private examples at BATCH."""
     examples = view.train.ready(view.device)
     return functional.cross_entropy(model(examples.inputs[BATCH]), examples.labels[BATCH])
-
-
-@pytest.mark.parametrize("method", [FedAvg(), FedProx(), LGFedAvg()], ids=lambda method: method.name)
-def test_networks_count_by_their_examples(method: Algorithm) -> None:
-    assert mean_of(method) == 3.0
-
-
-def test_networks_of_per_fedavg_count_once_each() -> None:
-    assert mean_of(PerFedAvg()) == 2.0
-
-
-def mean_of(method: Algorithm) -> float:
-    """What the server makes of 0 from one example and 4 from three."""
-    view = InProcess(method, Workers(make_cohort("mlp", features=16))).server_view(1)
-    replies = {"a": Trained({"w": torch.tensor([0.0])}, 1), "b": Trained({"w": torch.tensor([4.0])}, 3)}
-    server, _ = method.server_step(Shared(None), replies, view)
-    return server.weights["w"].item()
 
 
 def test_feddistill_teaches_the_others_output_of_an_examples_class(fits: list[Fit]) -> None:
@@ -239,17 +218,6 @@ def test_per_fedavg_serves_a_client_by_its_network_after_steps_on_its_examples(s
                 value -= 0.5 * value.grad
     for name, value in model.state_dict().items():
         assert torch.allclose(state.weights[name], value, atol=1e-6), name
-
-
-@pytest.mark.parametrize("method", [FedProto(), FedTGP(server_epochs=0), FedDistill()], ids=lambda method: method.name)
-def test_what_clients_that_are_away_sent_last_still_counts(method: Algorithm) -> None:
-    width = 4 if method.name == "feddistill" else 16
-    view = InProcess(method, Workers(make_cohort("mlp", features=16))).server_view(1)
-    one, other = (ClassMeans(torch.rand(1, width).softmax(1), torch.tensor([label]), torch.tensor([5])) for label in (0, 3))
-    server, _ = method.server_step(method.init_server(view), {"client00": one}, view)
-    server, _ = method.server_step(server, {"client01": other}, view)
-    table = method.message(server, "client02").table
-    assert table.known.tolist() == [True, False, False, True]
 
 
 def a_teacher(view: ClientView, sent: Upload) -> Teacher:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flower.postbox import Postbox, experiment_of
+from flower.postbox import RUN, Postbox, experiment_of
 from methods import METHODS, suited
+from test_remote import WIDE
 from toy import equal
 
 from pfedhr.algorithm import Algorithm
@@ -15,7 +18,13 @@ from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.data import Examples
 from pfedhr.experiment import PrivacyOptions
 from pfedhr.experiment_file import dump
-from pfedhr.flower.errands import Participant, RollCall, present
+from pfedhr.flower.errands import Errand, ErrandError, Participant, RollCall, perform, present
+from pfedhr.parcel import pack
+
+
+def errand(**change: object) -> Errand:
+    text = dump(experiment_of(Local(), WIDE))
+    return dataclasses.replace(Errand(RUN, text, "client00", 1, 0, True, True), **change)
 
 
 @pytest.mark.parametrize("algorithm", METHODS)
@@ -81,3 +90,19 @@ def test_a_clients_secret_is_too_long_to_be_found_by_trying(tmp_path: Path) -> N
     (one.folder / "secret").write_text(str(2**61))  # as it was drawn before
     assert secret().bit_length() > 200
     assert int((one.folder / "secret").read_text()).bit_length() > 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"client": "client01"}, {"run": "../../etc"}, {"run": ""}, {"round": 0}, {"since": 1}, {"since": -1}, {"step": False}],
+)
+def test_a_client_refuses_what_makes_no_sense(change: dict[str, object], tmp_path: Path) -> None:
+    participant = Postbox(WIDE, tmp_path).participants[100]
+    message = pack(Local().message(Local().init_server(WIDE.server_view(0, map)), "client00"))
+    with pytest.raises(ErrandError):
+        perform(participant, errand(**change), message)
+    assert list(tmp_path.iterdir()) == []
+    answer, reply = perform(participant, errand(), message)
+    assert reply is not None
+    assert answer.scores is not None
+    assert json.loads(answer.metrics)["loss"] > 0

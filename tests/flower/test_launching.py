@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from flower.postbox import Postbox
-from test_run import EXPERIMENT
+from toy_runs import EXPERIMENT
 
 from pfedhr.cli import main
 from pfedhr.disk import LockedError, locked

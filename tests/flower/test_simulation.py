@@ -17,7 +17,7 @@ from flower.every_method import CLIENTS, cohort_of, outcome
 from flower.faults import FAULTS, SCHEDULE
 from flower.faults import cohort as faulty_cohort
 from methods import SMALL
-from test_run import EXPERIMENT, contents
+from toy_runs import EXPERIMENT, contents
 
 from pfedhr.algorithms import ALGORITHMS
 from pfedhr.algorithms.local import Local

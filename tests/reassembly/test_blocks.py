@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from pfedhr import reassembly
 from pfedhr.models import ModelSpec, build
-from pfedhr.reassembly import Block, DecompositionError, coarsen, cut, decompose, describe, rebuild, run_chain
+from pfedhr.reassembly import Block, DecompositionError, coarsen, cut, decompose, describe, run_chain
 from pfedhr.reassembly.layer_shapes import extrapolated
 from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, TRAINED_BATCHES
 from pfedhr.zoo import IMAGES, TEXT, VECTORS
@@ -80,49 +78,6 @@ def test_a_residual_block_stays_whole_and_its_mean_goes_with_the_head() -> None:
     assert blocks[-1].in_shape == (64, 8, 8)
 
 
-class Caching(nn.Module):
-    """Keeps in evaluation what its weights give, as attention does with biases by place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.biases, self.head = nn.Linear(4, 6), nn.Parameter(torch.randn(3)), nn.Linear(6, 2)
-        self.kept: dict[str, torch.Tensor] = {}
-        self.places = [0, 1, 2, 2, 1, 0]
-
-    def train(self, mode: bool = True) -> Caching:
-        if mode:
-            self.kept = {}
-        return super().train(mode)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            biases = self.biases[self.places]
-        else:
-            if "biases" not in self.kept:
-                self.kept["biases"] = self.biases[self.places]
-            biases = self.kept["biases"]
-        return self.head(self.first(inputs) + biases)
-
-
-@pytest.mark.parametrize("evaluated_before", [False, True])
-def test_a_cache_keeps_no_values_of_the_graph_and_passes_for_no_constant(evaluated_before: bool) -> None:
-    model, inputs = Caching(), torch.randn(5, 4)
-    model.eval()
-    kept = model.kept
-    if evaluated_before:
-        model(inputs)
-    before = dict(kept)
-    description = describe(model, inputs)
-    assert model.kept is kept
-    assert not model.training
-    assert [*kept.items()] == [*before.items()]
-    assert len(decompose(model, inputs)) == 2
-    assert set(description.names.values()) == set(model.state_dict())
-    twin = rebuild(description.blueprint, description.weights(model))
-    for training in (False, True):
-        assert torch.equal(model.train(training)(inputs), twin.train(training)(inputs))
-
-
 def test_the_model_is_left_as_it_was() -> None:
     model = network("cnn4").train()
     model[0][1].eval()
@@ -131,65 +86,6 @@ def test_the_model_is_left_as_it_was() -> None:
     assert model.training
     assert not model[0][1].training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-class Counting(nn.Module):
-    """Counts in a buffer how often it has run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
-        self.register_buffer("runs", torch.zeros(()))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        self.runs += 1
-        return self.head(torch.relu(self.first(features)))
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_what_forward_writes_into_buffers_is_put_back(whole: bool) -> None:
-    model = Counting()
-    held = model.runs
-    decompose(model, torch.zeros(2, 6), whole=whole)
-    assert model.runs is held
-    assert held.item() == 0
-
-
-class Functional(nn.Module):
-    """Weights used by functions, a view by size, an argument with a default, and a module with a weight of its own."""
-
-    class Scale(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.full((6, 1, 1), 2.0))
-
-        def forward(self, maps: torch.Tensor) -> torch.Tensor:
-            return maps * self.weight
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(6, 1, 3, 3))
-        self.scale = self.Scale()
-        self.head = nn.Linear(6 * 6 * 6, 4)
-
-    def forward(
-        self, images: torch.Tensor, mask: torch.Tensor | None = None, gain: float = 2.0, deep: bool = True
-    ) -> torch.Tensor:
-        if mask is not None:
-            images = images * mask
-        if deep:
-            images = images * gain
-        maps = torch.relu(self.scale(nn.functional.conv2d(images, self.kernel)))
-        return self.head(maps.view(maps.size(0), -1))
-
-
-def test_functional_weights_defaults_and_views() -> None:
-    model = Functional()
-    inputs = torch.randn(4, 1, 8, 8)
-    assert torch.equal(run_chain(decompose(model, inputs), inputs), model(inputs))
-    first, *_, last = decompose(Functional(), torch.zeros(1, 1, 8, 8))
-    assert (first.op, first.names) == ("conv", ("kernel", "scale.weight"))
-    assert (last.op, last.in_shape, last.names) == ("fc", (216,), ("head.weight", "head.bias"))
 
 
 @pytest.mark.parametrize(
@@ -210,112 +106,6 @@ def test_shapes_at_a_large_batch_are_those_of_a_run_there(work: Callable[[Tensor
     for batches in (TRAINED_BATCHES, EVALUATED_BATCHES):
         first, second, large = (work(torch.zeros(batch, 3, 4)) for batch in batches)
         assert shapes(extrapolated(first, second, batches)) == shapes(large)
-
-
-class Products(nn.Module):
-    """Three layers whose matrices are parameters, each applied by another function."""
-
-    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.product = product
-        self.first, self.second, self.head = (nn.Parameter(torch.randn(6, width)) for width in (6, 6, 3))
-
-    def forward(self, features: Tensor) -> Tensor:
-        features = torch.relu(self.product(features, self.first))
-        return self.product(torch.relu(self.product(features, self.second)), self.head)
-
-
-@pytest.mark.parametrize(
-    "product",
-    [
-        torch.mm,
-        torch.matmul,
-        lambda features, matrix: features @ matrix,
-        lambda features, matrix: features.mm(matrix),
-        lambda features, matrix: features.matmul(matrix),
-        lambda features, matrix: torch.addmm(torch.zeros(matrix.shape[1]), features, matrix),
-    ],
-)
-def test_whatever_multiplies_by_a_matrix_is_a_layer(product: Callable[[Tensor, Tensor], Tensor]) -> None:
-    model, inputs = Products(product), torch.randn(4, 6)
-    blocks = decompose(model, inputs)
-    assert [(block.op, block.names) for block in blocks] == [("fc", ("first",)), ("fc", ("second",)), ("fc", ("head",))]
-    assert torch.equal(run_chain(blocks, inputs), model(inputs))
-
-
-class Tied(nn.Module):
-    """The first and the third of four layers are one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.relu(self.first(self.second(self.first(x)))))
-
-
-def test_blocks_that_share_a_weight_are_one() -> None:
-    blocks = decompose(Tied(), torch.zeros(1, 5))
-    assert [len(block.names) for block in blocks] == [4, 2]
-
-
-class Reordering(nn.Module):
-    """Flattens a map with its columns in another order: on an example of zeros, that is a flatten."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(1, 2, 3), nn.Linear(8, 3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.conv(images)
-        return self.head(torch.cat([maps[..., ::2].flatten(1), maps[..., 1::2].flatten(1)], 1))
-
-
-def test_what_only_looks_like_a_flatten_on_the_example_is_kept() -> None:
-    model = Reordering()
-    blocks = decompose(model, torch.zeros(1, 1, 4, 4))
-    inputs = torch.randn(4, 1, 4, 4)
-    assert torch.equal(run_chain(blocks, inputs), model(inputs))
-
-
-class FunctionalDropout(nn.Sequential):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(nn.functional.dropout(x, 0.5, self.training))
-
-
-def test_functional_dropout_follows_the_mode_of_its_block() -> None:
-    model = FunctionalDropout(nn.Linear(40, 3)).train()
-    (block,) = decompose(model, torch.ones(1, 40))
-    inputs = torch.randn(5, 40)
-    for training in (True, False):
-        torch.manual_seed(1)
-        whole = model.train(training)(inputs)
-        torch.manual_seed(1)
-        assert torch.equal(block.module.train(training)(inputs), whole)
-    assert not torch.equal(model.train()(inputs), model.eval()(inputs))
-
-
-class KeepsItsBatchSize(nn.Module):
-    """Asks for the batch size once, at the start, and uses it again at the end, with a branch on a shape in between."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, width = x.shape
-        hidden = torch.relu(self.first(x))
-        if width % 2 == 0 and hidden.shape[1] > width:
-            hidden = self.second(hidden) + torch.ones(batch, 1)
-        return self.head(hidden.view(batch, 2, 4)).mean(1)
-
-
-def test_forward_may_branch_on_shapes_and_keep_its_batch_size() -> None:
-    model = KeepsItsBatchSize()
-    blocks = decompose(model, torch.zeros(1, 6))
-    inputs = torch.randn(7, 6)
-    assert [block.names[0] for block in blocks] == ["first.weight", "second.weight", "head.weight"]
-    assert torch.equal(run_chain(blocks, inputs), model(inputs))
 
 
 def test_coarsened_blocks_compute_the_same_in_balanced_parts() -> None:
@@ -405,20 +195,6 @@ def test_named_modules_are_the_blocks() -> None:
         decompose(model, torch.ones(1, 4), blocks=["head"])
 
 
-class Shifting(nn.Sequential):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.sub_(0.5))
-
-
-def test_a_network_may_change_its_inputs_in_place() -> None:
-    model, inputs = Shifting(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(5, 4)
-    before = inputs.clone()
-    for options in ({}, {"whole": True}):
-        blocks = decompose(model, inputs, **options)
-        assert torch.equal(inputs, before)
-        assert torch.equal(run_chain(blocks, inputs.clone()), model(inputs.clone()))
-
-
 class Branching(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x if x.sum() > 0 else -x)
@@ -470,69 +246,3 @@ def test_a_network_that_cannot_be_cut_can_be_taken_whole() -> None:
 
 def test_public_names_exist() -> None:
     assert all(hasattr(reassembly, name) for name in reassembly.__all__)
-
-
-class FirstOfBatch(nn.Module):
-    """Makes its class token as long as the batch by len(), as networks do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.token = nn.Parameter(torch.randn(1, 1, 6))
-        self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        assert len(tokens.shape) == 3
-        with_token = torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1)
-        return self.head(self.layer(with_token)[:, 0])
-
-
-def test_the_length_of_a_tensor_is_its_batch_size_and_len_is_left_as_it_was() -> None:
-    before = builtins.len
-    blocks = decompose(FirstOfBatch(), torch.zeros(1, 4, 6))
-    assert [block.op for block in blocks] == ["tokenwise", "fc"]
-    assert builtins.len is before
-
-
-def test_threads_take_turns_at_tracing_and_leave_python_and_torch_as_they_were() -> None:
-    def patched() -> tuple[Any, ...]:
-        return builtins.len, torch.arange, vars(torch.autograd.Function)["apply"], nn.Module.__call__, nn.Module.__getattr__
-
-    def cut_some(_: int) -> list[int]:
-        layers = [layer for _ in range(6) for layer in (nn.Linear(6, 6), nn.ReLU())]
-        return [len(decompose(nn.Sequential(*layers), torch.zeros(1, 6))) for _ in range(3)]
-
-    before = patched()
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(cut_some, range(4))) == [[6] * 3] * 4
-    assert all(now is then for now, then in zip(patched(), before, strict=True))
-
-
-class MadeInForward(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.head(nn.ReLU()(self.first(features)))
-
-
-def test_a_layer_made_in_forward_is_followed() -> None:
-    assert [len(block.names) for block in decompose(MadeInForward(), torch.zeros(1, 6))] == [2, 2]
-
-
-class TwoNames(nn.Module):
-    """Registers a layer twice, and uses it under one name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(6, 6)
-        self.again = self.first
-        self.head = nn.Linear(6, 2)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.relu(self.again(features)))
-
-
-def test_a_layer_of_two_names_is_in_one_block() -> None:
-    blocks = decompose(TwoNames(), torch.zeros(1, 6))
-    assert [block.names for block in blocks] == [("first.weight", "first.bias"), ("head.weight", "head.bias")]

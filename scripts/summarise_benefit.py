@@ -25,6 +25,8 @@ METHODS = (
 )
 
 
+FORMS = ("own", "last-blocks", "paper")
+"""Other forms of pFedHR."""
 Place = tuple[str, str]
 """A data set, and a setting in words."""
 
@@ -74,7 +76,7 @@ def beside_others(results: Results) -> list[str]:
     Then what `to_alone` says, and what teachers know.
     """
     rows = whole(rows_of(results))
-    others = sorted(rows.keys() - {"pfedhr", "own", "paper", "local", "local-public"})
+    others = sorted(rows.keys() - {"pfedhr", *FORMS, "local", "local-public"})
     best = max(others, key=lambda method: rows[method].mean)
     return [
         beside(results, "local"),
@@ -85,10 +87,17 @@ def beside_others(results: Results) -> list[str]:
     ]
 
 
-def beside(results: Results, other: str) -> str:
-    """Return pfedhr's difference to another method with its interval, nothing where that was not run."""
+def beside(results: Results, other: str, form: str = "pfedhr") -> str:
+    """Return a form's difference to another method with its interval, nothing where that was not run."""
     theirs = results.accuracies(other)
-    return points(paired_interval(differences(results.accuracies("pfedhr"), theirs))) if theirs else ""
+    return points(paired_interval(differences(results.accuracies(form), theirs))) if theirs else ""
+
+
+def of_last_blocks(results: Results) -> list[str]:
+    """Return what tuning the last two blocks alone gives, beside learning alone, with the public labels too, and all blocks."""
+    row = rows_of(results)["last-blocks"]
+    told = [beside(results, other, "last-blocks") for other in ("local", "local-public", "feddf", "pfedhr")]
+    return [mean_and_spread(row.mean, row.spread), *told, f"{100 * (row.teacher or 0):.1f}"]
 
 
 def to_alone(results: Results) -> list[str]:
@@ -180,6 +189,9 @@ if __name__ == "__main__":
     alone = ("clients a point below", "worst", "worst place", "places a point below", "surely above / below")
     columns = ("to `local`", "to `local-public`", "to the best other", *alone, "teachers (%)")
     show("`pfedhr` and others", columns, {place: beside_others(results) for place, results in found.items()})
+    cheap = {place: of_last_blocks(results) for place, results in found.items() if results.accuracies("last-blocks")}
+    columns = ("`last-blocks`", "to `local`", "to `local-public`", "to `feddf`", "to `pfedhr`", "teachers (%)")
+    show("The last two blocks tuned alone", columns, cheap)
     others = METHODS[2:-1]
     each = {place: [beside(results, other) for other in others] for place, results in found.items()}
     show("`pfedhr` to every other method", [f"to `{other}`" for other in others], each)

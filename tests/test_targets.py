@@ -84,7 +84,7 @@ def test_each_figure_varies_what_it_says() -> None:
 
 
 def test_benefit_sets_the_default_form_beside_every_other() -> None:
-    always = {"local", "fedproto", "fedtgp", "pfedclub", "feddf", "paper", "own", "pfedhr"}
+    always = {"local", "fedproto", "fedtgp", "pfedclub", "feddf", "paper", "own", "last-blocks", "pfedhr"}
     beside = {"labelled": {"local-public", "fedmd", "fedgh"}, "unlabelled": {"fedkemf", "fccl"}}
     made = settings("benefit", "small")
     assert [one.name.split("/")[0] for one in made] == [name for name in ("iid", "classes", "dirichlet") for _ in beside]
@@ -92,6 +92,8 @@ def test_benefit_sets_the_default_form_beside_every_other() -> None:
         partition, public, _ = setting.name.split("/")
         assert setting.methods.keys() == always | beside[public]
         assert setting.methods["pfedclub"].candidates == setting.methods["paper"].candidates == 4
+        assert setting.methods["last-blocks"] == replace(setting.methods["pfedhr"], tuned_blocks=2)
+        assert setting.methods["own"] == replace(setting.methods["pfedhr"], teachers="own")
         assert setting.experiment.data.alpha == (0.3 if partition == "dirichlet" else 0.5)
 
 

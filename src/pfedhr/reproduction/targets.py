@@ -156,7 +156,7 @@ def _reassembled(paper: PFedHR, ensemble: dict[str, Any]) -> dict[str, PFedHR]:
 
 
 def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
-    """Yield the settings of Table 2, and Dirichlet proportions, with more methods, and pFedHR in three forms."""
+    """Yield the settings of Table 2, and Dirichlet proportions, with more methods, and pFedHR in four forms."""
     # pFedClub takes the scale's cut, as the paper's form does.
     club = PFedClub(candidates=_pfedhr(base).candidates, tuning_batch_size=_pfedhr(base).tuning_batch_size)
     uneven = replace(base, data=replace(base.data, alpha=0.3))
@@ -165,8 +165,8 @@ def _benefit(scale: Scale, base: Experiment) -> Iterator[Setting]:
         for labelled in PUBLIC:
             setting = _setting(one, partition, labelled, "", (*COMPARED[labelled], *PROTOTYPES, club, "feddf"))
             form = _default_form(setting)
-            forms = {"paper": _pfedhr(base), "own": replace(form, teachers="own"), "pfedhr": form}
-            yield replace(setting, methods={**setting.methods, **forms})
+            others = {"own": replace(form, teachers="own"), "last-blocks": replace(form, tuned_blocks=2)}
+            yield replace(setting, methods={**setting.methods, "paper": _pfedhr(base), **others, "pfedhr": form})
 
 
 def _exchange(scale: Scale, base: Experiment) -> Iterator[Setting]:
@@ -228,8 +228,8 @@ _ABLATION = (
     "shared: the tuned mean of all clients' last uploads of one structure, for all of them"
 )
 _BENEFIT = (
-    "pfedhr is the form that the ablation ends with; own: with one's own network instead of the structure's mean; paper: the "
-    "paper's; dirichlet: proportions of Dirichlet(0.3) a class"
+    "pfedhr is the form that the ablation ends with; own: with one's own network instead of the structure's mean; last-blocks: "
+    "with the last two blocks tuned alone; paper: the paper's; dirichlet: proportions of Dirichlet(0.3) a class"
 )
 _EXCHANGE = "pfedhr is the form that the ablation ends with; all else is Figure 1"
 _TARGETS = (

@@ -44,6 +44,7 @@ def called_alike(said: Tensor, labels: Tensor, significance: float, round: int, 
     """Return whether labels (n,) are called as what is `said` (n, classes) calls classes, as far as a round may judge.
 
     Round t asks for a rarity below significance / t(t + 1). These add up to the significance, which bounds the probability that
-    labels of other things ever pass, in whatever round. Fewer than six classes pass unasked.
+    labels of other things ever pass, in whatever round. No share is below one of the namings that there are, or were drawn: at
+    0.1, six classes have seven rounds to pass and ten have 99. Fewer than six pass unasked.
     """
     return said.shape[1] < FEWEST_CLASSES or rarity(said, labels, rng) < significance / (round * (round + 1))

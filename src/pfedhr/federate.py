@@ -15,7 +15,7 @@ from pfedhr.algorithm import Algorithm, Metrics, ServerView
 from pfedhr.inference import repeatable
 from pfedhr.parcel import ParcelError, computable, pack, tensors_in, unpack
 from pfedhr.seeding import generator
-from pfedhr.transport import LOG, Order, Scores, Transport, one_line
+from pfedhr.transport import LOG, Order, Scores, Transport, one_line, restored
 
 REPLY_HEADER = 16_000_000
 """Bytes of a reply's header at most: twice those of the longest blueprint, which is written there with its quotes escaped."""
@@ -151,7 +151,7 @@ def _run_round(
 ) -> RoundResult:
     start = time.perf_counter()
     round = view.round
-    server = unpack(algorithm.server_state, progress.server)
+    server = restored(algorithm.server_state, progress.server, "the server")
     orders = {client: Order(round, pack(algorithm.message(server, client)), evaluate) for client in active}
     unscored = progress.unscored | set(active)
     if evaluate:  # a client that has not changed since it was scored is left in peace

@@ -23,11 +23,10 @@ from pfedhr.federate import Progress, federate, start_progress
 from pfedhr.in_process import Cohort, InProcess, Workers
 from pfedhr.learning import Privacy, Training, epsilon, private_steps
 from pfedhr.models import ModelSpec, build, check_inputs_of, check_last_batch, check_network
-from pfedhr.parcel import unpack
 from pfedhr.record import record
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower
 from pfedhr.stored import keep_data, numbers_alone, stored_experiment
-from pfedhr.transport import LOG, Scores, Transport
+from pfedhr.transport import LOG, Scores, Transport, restored
 from pfedhr.watching import Watcher
 
 
@@ -202,7 +201,7 @@ def outcomes(
     for client, data in cohort.federation.clients.items():
         view = cohort.client_view(client, progress.round)
         state = engine.state(client)
-        own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
+        own = algorithm.init_client(view) if state is None else restored(algorithm.client_state, state, f"client {client}")
         directory.save_network(client, weights_of(algorithm.personal_model(own, view)))
         scores = last_scores(client, progress)
         if scores is None:

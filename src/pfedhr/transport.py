@@ -11,19 +11,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from traceback import walk_tb
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
 from pfedhr.algorithm import Algorithm, ClientView, Metrics
 from pfedhr.algorithms.needs import covered
 from pfedhr.data import Examples
-from pfedhr.errors import PfedhrError
+from pfedhr.errors import PfedhrError, RunError
 from pfedhr.learning import Score, TrainingError, evaluate
-from pfedhr.parcel import pack, unpack
+from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.zoo import ModelError
 
 LOG = logging.getLogger("pfedhr")
+State = TypeVar("State")
 
 
 def one_line(words: object, most: int = 1000) -> str:
@@ -96,13 +97,24 @@ def handle(
         ) from error
 
 
+def restored(kind: type[State], state: bytes, owner: str) -> State:
+    """Return the state that `owner` was left with. Raises RunError if the method has states of another kind by now."""
+    try:
+        return unpack(kind, state)
+    except ParcelError as error:
+        raise RunError(
+            f"the state of {owner} is none of this version of the method ({error}): go on with the version that the run was "
+            f"begun with, or begin anew with another --out"
+        ) from error
+
+
 def _handle(
     algorithm: Algorithm, view: ClientView, test: Examples, order: Order, state: bytes | None
 ) -> tuple[Report, bytes | None]:
     if view.privacy is not None:
         covered(algorithm, view.privacy)
         view = replace(view, privacy=view.privacy.drawn_for(_step(algorithm, view, order, state), view.seed))
-    own = algorithm.init_client(view) if state is None else unpack(algorithm.client_state, state)
+    own = algorithm.init_client(view) if state is None else restored(algorithm.client_state, state, f"client {view.id}")
     reply, metrics = None, {}
     if order.message is not None:
         start = time.perf_counter()

@@ -10,9 +10,9 @@ from math import prod
 from pathlib import Path
 
 import pytest
-from test_study import Told, timeless
 from torch import nn
 from toy_runs import EXPERIMENT
+from toy_studies import Told, timeless
 
 from pfedhr.disk import write
 from pfedhr.experiment_file import parse

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_study import BASE, TINY
+from toy_studies import BASE, TINY
 
 from pfedhr.results import CellRow, ClientRow, Results, ResultsError, collect, read_results, write_results
 from pfedhr.study import Cell

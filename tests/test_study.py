@@ -14,51 +14,20 @@ from typing import Any
 
 import pytest
 import torch
-from toy_runs import EXPERIMENT, quarters, shuffled
+from toy_runs import quarters, shuffled
+from toy_studies import BASE, TINY, Told, timeless
 
 from pfedhr.algorithms.fedmd import FedMD
 from pfedhr.algorithms.local import Local
-from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights
 from pfedhr.data import Dataset
 from pfedhr.disk import LockedError, locked
-from pfedhr.experiment_file import dump, parse
+from pfedhr.experiment_file import dump
 from pfedhr.launch import prepare, start
 from pfedhr.parcel import pack
-from pfedhr.results import Results, ResultsError, collect, read_results, told_runs, write_results
+from pfedhr.results import ResultsError, collect, read_results, told_runs, write_results
 from pfedhr.run import read_rounds
 from pfedhr.study import Cell, Setting, StudyError, cells_of, is_finished, run_cells
-
-BASE = replace(parse(EXPERIMENT, "the test"), compare_local=False)
-
-
-TINY = PFedHR.paper(groups=2, candidates=2, tuning_epochs=1, probe=8)
-
-
-class Told:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.checks: list[tuple[int, int]] = []
-        self.began: tuple[int, int] | None = None
-        self.ended: dict[str, str] = {}
-
-    def checked(self, cells: int, done: int) -> None:
-        assert self.began is None
-        self.checks.append((cells, done))
-
-    def begin(self, cells: int, done: int) -> None:
-        self.began = (cells, done)
-
-    def end_cell(self, cell: Cell, error: str) -> None:
-        self.ended[cell.folder] = error
-
-
-def timeless(results: Results) -> list[object]:
-    rows = [
-        {name: value for name, value in vars(row).items() if "seconds" not in name and name != "date"} for row in results.cells
-    ]
-    return [rows, results.clients]
 
 
 @pytest.fixture(scope="module")

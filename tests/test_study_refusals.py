@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_study import BASE, TINY, Told
 from toy_runs import quarters
+from toy_studies import BASE, TINY, Told
 
 from pfedhr.algorithm import SettingError
 from pfedhr.algorithms.fedavg import FedAvg

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 from methods import METHODS, suited
-from test_contract import run
 from torch import Tensor, nn
+from toy_rounds import run
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms.pfedbayes import PFedBayes

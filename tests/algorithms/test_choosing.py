@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_pfedhr import NOTHING, own_chain, uploads_of
 from toy import equal, likeness, make_cohort
+from toy_uploads import NOTHING, own_chain, uploads_of
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.assignment import within_budget

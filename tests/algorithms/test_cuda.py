@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 from methods import METHODS, NEEDS_LABELS, OWN_TEACHERS, suited
-from test_contract import run, without_times
 from toy import needs_cuda
+from toy_rounds import run, without_times
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.experiment import Experiment

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from test_contract import run
 from torch import nn
 from toy import equal, make_cohort
+from toy_rounds import run
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.fedavg import FedAvg

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_contract import run
 from toy import make_cohort
+from toy_rounds import run
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.consensus import Consensus, PublicLogits

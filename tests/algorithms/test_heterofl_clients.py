@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 import torch
-from test_contract import run
 from test_heterofl import QUARTER, check, named
 from torch import nn
 from torch.nn import functional
 from toy import equal, make_cohort
+from toy_rounds import run
 
 from pfedhr.algorithms.fedavg import FedAvg
 from pfedhr.algorithms.held import Held, Shared

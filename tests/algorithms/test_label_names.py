@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_pfedhr import NOTHING, uploads_of
 from torch import Tensor
 from torch.nn import functional
 from toy import equal, make_cohort
+from toy_uploads import NOTHING, uploads_of
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms import solving

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from test_contract import run
 from torch.nn import functional
 from toy import distance, equal, kl, make_cohort
+from toy_rounds import run
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.averaging import weighted_mean

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 from methods import METHODS, suited
-from test_contract import run
 from torch import nn
 from toy import make_cohort
+from toy_rounds import run
 
 from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.algorithms.feddistill import FedDistill, towards

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from test_contract import run
 from torch.func import functional_call
 from torch.nn import functional
 from toy import equal, make_cohort
+from toy_rounds import run
 
 from pfedhr.algorithms.pfedbayes import (
     Believed,

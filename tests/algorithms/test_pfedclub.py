@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_contract import run
 from toy import make_cohort
+from toy_rounds import run
 
 from pfedhr.algorithm import ServerView, SettingError, Setup
 from pfedhr.algorithms.lessons import Taught, Teachers

@@ -7,21 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from test_contract import run
 from toy import make_cohort
+from toy_rounds import run
+from toy_uploads import NOTHING, SMALL, initial_network, own_chain, sources, uploads_of
 
-from pfedhr.algorithms.lessons import Lesson, Taught, Teachers
+from pfedhr.algorithms.lessons import Lesson, Taught
 from pfedhr.algorithms.local import Local, Own
 from pfedhr.algorithms.pfedhr import PFedHR
-from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.solving import solve_drafts
 from pfedhr.algorithms.stopwatch import STAGES
-from pfedhr.algorithms.teacher import Teacher, draft
 from pfedhr.algorithms.tuning import Tuned, TuningJob, tune
-from pfedhr.algorithms.uploads import Source, Upload, deposit_sources, learn_structures, sources_of, structure_means, upload
+from pfedhr.algorithms.uploads import structure_means
 from pfedhr.data import Unlabelled
 from pfedhr.federate import Schedule
-from pfedhr.in_process import Cohort, InProcess, Workers
+from pfedhr.in_process import InProcess, Workers
 from pfedhr.learning import Training
 from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.reassembly import (
@@ -35,38 +34,6 @@ from pfedhr.reassembly import (
     propose,
 )
 from pfedhr.seeding import generator
-
-SMALL = PFedHR.paper(groups=3, candidates=4, tuning_epochs=1, probe=8)
-
-
-NOTHING = Teachers({}, {}, {}, {})
-
-
-def upload_of(cohort: Cohort, client: str) -> Upload:
-    """The client's untrained network as it sends it the first time."""
-    view = cohort.client_view(client, 1)
-    return upload(view.network, initial_weights(view), view.train.ready(view.device).inputs, ())
-
-
-def uploads_of(cohort: Cohort) -> dict[str, Upload]:
-    return {client: upload_of(cohort, client) for client in cohort.networks}
-
-
-def sources(cohort: Cohort) -> dict[str, Source]:
-    uploads = uploads_of(cohort)
-    return sources_of(uploads, learn_structures({}, uploads), 0)
-
-
-def initial_network(cohort: Cohort, client: str) -> torch.nn.Module:
-    view = cohort.client_view(client, 1)
-    return restore(view.network, initial_weights(view))
-
-
-def own_chain(cohort: Cohort, client: str) -> Teacher:
-    """The client's own network, reassembled."""
-    held = sources(cohort)
-    bank = deposit_sources(held, torch.device("cpu"))
-    return draft(Recipe(bank.chain(client)), bank, held, "light", 1)
 
 
 def test_without_weight_on_the_teacher_it_is_local_bit_for_bit() -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_pfedhr import NOTHING, SMALL, own_chain, uploads_of
 from toy import make_cohort
+from toy_uploads import NOTHING, SMALL, own_chain, uploads_of
 
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.local import Local

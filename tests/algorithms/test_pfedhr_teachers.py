@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_pfedhr import NOTHING, SMALL, initial_network, own_chain, sources, uploads_of
 from toy import equal, make_cohort
+from toy_uploads import NOTHING, SMALL, initial_network, own_chain, sources, uploads_of
 
 from pfedhr.algorithms.lessons import Lesson, Taught
 from pfedhr.algorithms.local import Local, Own

@@ -23,8 +23,6 @@ METHODS = (
     *("local", "local-public", "fedmd", "fedgh", "fedkemf", "fccl"),
     *("fedproto", "fedtgp", "pfedclub", "feddf", "paper", "pfedhr"),
 )
-
-
 FORMS = ("own", "last-blocks", "paper")
 """Other forms of pFedHR."""
 Place = tuple[str, str]
@@ -57,7 +55,7 @@ def means(results: Results) -> list[str]:
     """
     rows = rows_of(results)
     comparable = whole(rows)
-    best = max(comparable.values(), key=lambda row: row.mean)
+    best = max((method for method in METHODS if method in comparable), key=lambda method: comparable[method].mean)
 
     def cell(method: str) -> str:
         if method not in rows:
@@ -65,7 +63,7 @@ def means(results: Results) -> list[str]:
         text = mean_and_spread(rows[method].mean, rows[method].spread)
         if method not in comparable:
             return f"{text} (seed {told_seeds(rows[method].seeds)})"
-        return f"**{text}**" if method == best.method else text
+        return f"**{text}**" if method == best else text
 
     return [cell(method) for method in METHODS]
 

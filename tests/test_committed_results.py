@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,10 @@ from pfedhr.reproduction import redraw
 from pfedhr.results import Run, read_results, told_runs
 from pfedhr.study import Cell
 
-COMMITTED = sorted(path.parent for path in (Path(__file__).parents[1] / "docs" / "results").glob("*/*/cells.csv"))
+ROOT = Path(__file__).parents[1]
+COMMITTED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/*/cells.csv"))
+TOLD_IN_SENTENCES = "Clients beside `local`, nine seeds"
+TITLED_TABLE = re.compile(r"^\*\*(.*)\*\*\n\n((?:\|.*\n)+)", re.MULTILINE)
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=[f"{folder.parent.name}-{folder.name}" for folder in COMMITTED])
@@ -48,3 +54,18 @@ def test_committed_tables_tell_the_same_of_a_run() -> None:
 
 def test_there_are_committed_results_of_three_sets() -> None:
     assert {folder.name for folder in COMMITTED} >= {"mnist", "fashion-mnist", "cifar-10"}
+
+
+@pytest.mark.parametrize(
+    ("script", "page"),
+    [("benefit", "docs/method.md"), ("ablation", "docs/method.md"), ("results", "docs/results/README.md")],
+)
+def test_pages_hold_the_tables_that_scripts_make_of_the_rows(script: str, page: str) -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "scripts" / f"summarise_{script}.py"], capture_output=True, text=True, check=True
+    ).stdout
+    tables = dict(TITLED_TABLE.findall(made))
+    tables.pop(TOLD_IN_SENTENCES, None)
+    text = (ROOT / page).read_text()
+    assert tables
+    assert [title for title, table in tables.items() if table not in text] == []

@@ -1,4 +1,4 @@
-"""How long Table 2 takes at the `small` scale on one data set: the cells of one seed, two at a time, times five seeds."""
+"""How long Table 2 takes at the `small` scale on one data set: the cells of five seeds, two at a time. Takes as long itself."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Silent:
 
 
 def measure() -> Iterator[Measurement]:
-    """Yield the minutes of five seeds, from one."""
-    cells = cells_of(settings_of(TARGETS["table2"], SCALES["small"], "fashion-mini", ""), [0])
+    """Yield the minutes of five seeds."""
+    cells = cells_of(settings_of(TARGETS["table2"], SCALES["small"], "fashion-mini", ""), range(5))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         run_cells(cells, Path(folder), 2, Silent())
-        minutes = 5 * (time.perf_counter() - start) / 60
-    yield Measurement("table2 small", [minutes], "min", Target(60, at_least=False), "five times the cells of one seed")
+        minutes = (time.perf_counter() - start) / 60
+    yield Measurement("table2 small", [minutes], "min", Target(60, at_least=False), "five seeds")

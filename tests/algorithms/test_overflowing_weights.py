@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from algorithms.test_refused_replies import Spoil, Tapped, floats, run
 from methods import suited
 from torch import Tensor
-from toy import equal
+from toy import equal, make_cohort
+from toy_uploads import uploads_of
 
-from pfedhr.algorithm import Algorithm
+from pfedhr.algorithm import Algorithm, Metrics
 from pfedhr.algorithms.feddf import FedDF
 from pfedhr.algorithms.fedkemf import FedKEMF
 from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.pfedhr import PFedHR
-from pfedhr.in_process import Workers
-from pfedhr.parcel import unpack
+from pfedhr.algorithms.uploads import Upload
+from pfedhr.data import Public
+from pfedhr.in_process import Cohort, Workers, sequential
+from pfedhr.parcel import Tensors, unpack
 
 SMALL = {"tuning_epochs": 1, "tuning_batch_size": 8, "probe": 8}
 SOLVED = {"stitch_start": "solved", "tuning_targets": "cohort"}
@@ -77,3 +82,57 @@ def test_a_common_network_learns_from_those_whose_logits_are_finite(caplog: pyte
     assert "client01's network are not finite" in caplog.text
     nobody = {"client01": unpack(algorithm.reply_type, engine.replies["client01"])}
     assert algorithm.server_step(expected, nobody, view)[0] is expected
+
+
+def first_step(algorithm: PFedHR | FedDF, cohort: Cohort, sent: dict[str, Upload]) -> tuple[Any, Metrics]:
+    view = sequential(lambda map: cohort.server_view(1, map))
+    return algorithm.server_step(algorithm.init_server(view), sent, view)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(PFedHR(tuning_epochs=1, tuning_batch_size=8), id="structure"),
+        pytest.param(FedDF(tuning_epochs=1, tuning_batch_size=8), id="feddf"),
+    ],
+)
+def test_statistics_that_overflow_while_tuning_reach_nobody(
+    algorithm: PFedHR | FedDF, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Divided by an infinite variance, activations are 0 and all that a network says is finite."""
+    cohort = make_cohort("cnn4-quarter", clients=2)
+    sent = uploads_of(cohort)
+    weights = sent["client00"].weights
+    first = next(name for name, value in weights.items() if value.dim() == 4)
+    huge = {**weights, first: weights[first] * 1e21}
+    sent["client00"] = replace(sent["client00"], weights=huge)
+    server, _ = first_step(algorithm, cohort, sent)
+    assert "running_var is no longer finite" in caplog.text
+    view = cohort.client_view("client01", 2)
+    message = algorithm.message(server, "client01")
+    own, reply, _ = algorithm.client_step(algorithm.init_client(view), message, view)
+    assert all(value.isfinite().all() for value in own.weights.values())
+    assert all(value.isfinite().all() for value in reply.weights.values())
+
+
+def test_solved_stitches_that_are_not_finite_teach_nobody() -> None:
+    algorithm = PFedHR.paper(groups=3, candidates=4, **{**SMALL, "tuning_epochs": 0}, **SOLVED)
+    cohort = make_cohort("mlp", "cnn1", clients=3)
+    sent = uploads_of(cohort)
+    sent["client00"] = replace(sent["client00"], weights=overflowing_on_one(sent["client00"].weights, cohort.federation.public))
+    server, metrics = first_step(algorithm, cohort, sent)
+    assert metrics["candidates"] > 0
+    assert all(value.isfinite().all() for made in server.made.values() for value in made.weights.values())
+
+
+def overflowing_on_one(weights: Tensors, public: Public) -> Tensors:
+    """Weights of a perceptron that overflow on the third public example, not on the two that uploads are tried on."""
+    inputs = public.ready(torch.device("cpu")).inputs.flatten(1)
+    away = inputs[2] - inputs[0]
+    at = inputs @ away
+    threshold = torch.maximum(at[0], at[1]) / 2 + at[2] / 2
+    changed = {name: value.clone() for name, value in weights.items()}
+    first, second = [name for name in changed if changed[name].dim() == 2][:2]
+    bias = next(name for name in changed if changed[name].dim() == 1)
+    changed[first][0], changed[bias][0], changed[second][0, 0] = away * 1e25, -threshold * 1e25, 1e25
+    return changed

@@ -74,7 +74,13 @@ def solve_drafts(
     chains = {recipe: list(one.modules.values()) for recipe, one in solved.items()}
     logits = _completed({recipe: one.logits for recipe, one in solved.items()}, chains, places, view)
     teachers = {recipe: with_joints(drafts[recipe], parts[recipe], one.modules) for recipe, one in solved.items()}
-    return {recipe: Tuned(teacher, logits[recipe]) for recipe, teacher in teachers.items()}
+    return {recipe: Tuned(teacher, logits[recipe], _sound(teacher, logits[recipe])) for recipe, teacher in teachers.items()}
+
+
+def _sound(teacher: Teacher, logits: Tensor) -> bool:
+    """Return whether solving came to a finite head and finite stitches: what a donor gave may not have been."""
+    joints = [value for name, value in teacher.weights.items() if name.startswith(("stitch", "head"))]
+    return all(bool(value.isfinite().all()) for value in (*joints, logits))
 
 
 def _completed(

@@ -177,7 +177,7 @@ class Teaching(Algorithm):
             return None
         alone, metrics = train_privately(view, state.weights)
         most = 1 - 1 / len(view.train.labels.unique())
-        much = max(beside, self.decline_below * most)
+        much = max(beside, min(self.decline_below, 0.5) * most)
         return (alone, metrics) if _known(restore(view.network, alone), view) > much else None
 
     def _begin(self, state: Taught, message: Lesson, view: ClientView) -> Tensors:

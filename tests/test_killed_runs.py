@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from pfedhr import disk
 from pfedhr.disk import LockedError, locked, write
 from pfedhr.experiment_file import parse
 from pfedhr.launch import resume, start
-from pfedhr.parcel import pack
 from pfedhr.processes import Processes
 from pfedhr.run import RunError
 from pfedhr.zoo import ModelError
@@ -217,23 +215,6 @@ def test_a_run_whose_network_has_changed_since_is_refused_in_words(tmp_path: Pat
     monkeypatch.setattr(sys.modules[__name__], "WIDTH", 9)
     with pytest.raises(ModelError, match=r"of_a_width' is no longer the network that the run was begun with.*restore"):
         resume(tmp_path / "run", Silent())
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """The state of a method as an earlier version had it."""
-
-    known: str
-
-
-@pytest.mark.parametrize(("states", "owner"), [("server*", "the server"), ("client00*", "client client00")])
-def test_states_of_another_version_are_refused_in_words(undisturbed: Path, tmp_path: Path, states: str, owner: str) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(undisturbed, path)
-    (path / "experiment.toml").write_text((path / "experiment.toml").read_text().replace("rounds = 3", "rounds = 4"))
-    next((path / "checkpoint").glob(states)).write_bytes(pack(Earlier("nothing")))
-    with pytest.raises(RunError, match=rf"the state of {owner} is none of this version.*\['known'\].*begin anew"):
-        resume(path, Silent())
 
 
 def test_a_run_does_not_go_on_with_other_data(undisturbed: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""A run goes on with the experiment that it was begun with, or not at all."""
+"""A run goes on with the experiment and the kinds of states that it was begun with, or not at all."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from toy_runs import EXPERIMENT, PRIVATE, Silent, contents
 from pfedhr.cli import main
 from pfedhr.experiment_file import parse
 from pfedhr.launch import resume, start
+from pfedhr.parcel import pack
 from pfedhr.run import RunError
 
 BEGUN = "checkpoint/experiment.toml"
@@ -143,3 +145,25 @@ def test_a_run_of_before_experiments_were_kept_goes_on(begun: Path, tmp_path: Pa
         (folder / BEGUN).unlink()
     assert len(resume(path, Silent())) == 4
     assert not (path / BEGUN).exists()  # nobody knows what its rounds are of
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The state of a method as an earlier version had it."""
+
+    known: str
+
+
+@pytest.mark.parametrize(
+    ("states", "owner", "rounds"),
+    [("server*", "the server", 4), ("client00*", "client client00", 4), ("client00*", "client client00", 3)],
+)
+def test_states_of_another_version_are_refused_in_words(
+    undisturbed: Path, tmp_path: Path, states: str, owner: str, rounds: int
+) -> None:
+    """Whether rounds are left, or only the clients' networks to be written."""
+    path = copy(undisturbed, tmp_path)
+    edit(path, ("rounds = 3", f"rounds = {rounds}"))
+    next((path / "checkpoint").glob(states)).write_bytes(pack(Earlier("nothing")))
+    with pytest.raises(RunError, match=rf"the state of {owner} is none of this version.*\['known'\].*begin anew"):
+        resume(path, Silent())

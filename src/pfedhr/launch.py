@@ -26,7 +26,7 @@ from pfedhr.models import ModelSpec, build, check_inputs_of, check_last_batch, c
 from pfedhr.record import record
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower
 from pfedhr.stored import keep_data, numbers_alone, stored_experiment
-from pfedhr.transport import LOG, Scores, Transport, restored
+from pfedhr.transport import LOG, Scores, Transport, client_state
 from pfedhr.watching import Watcher
 
 
@@ -200,8 +200,7 @@ def outcomes(
     epsilons = spent(cohort.privacy, cohort.training, counts, directory)
     for client, data in cohort.federation.clients.items():
         view = cohort.client_view(client, progress.round)
-        state = engine.state(client)
-        own = algorithm.init_client(view) if state is None else restored(algorithm.client_state, state, f"client {client}")
+        own = client_state(algorithm, view, engine.state(client))
         directory.save_network(client, weights_of(algorithm.personal_model(own, view)))
         scores = last_scores(client, progress)
         if scores is None:

@@ -108,13 +108,18 @@ def restored(kind: type[State], state: bytes, owner: str) -> State:
         ) from error
 
 
+def client_state(algorithm: Algorithm, view: ClientView, state: bytes | None) -> Any:
+    """Return the state that a client was left with, or that of one which was never asked. Raises what `restored` raises."""
+    return algorithm.init_client(view) if state is None else restored(algorithm.client_state, state, f"client {view.id}")
+
+
 def _handle(
     algorithm: Algorithm, view: ClientView, test: Examples, order: Order, state: bytes | None
 ) -> tuple[Report, bytes | None]:
     if view.privacy is not None:
         covered(algorithm, view.privacy)
         view = replace(view, privacy=view.privacy.drawn_for(_step(algorithm, view, order, state), view.seed))
-    own = algorithm.init_client(view) if state is None else restored(algorithm.client_state, state, f"client {view.id}")
+    own = client_state(algorithm, view, state)
     reply, metrics = None, {}
     if order.message is not None:
         start = time.perf_counter()

@@ -155,3 +155,19 @@ def test_who_loses_half_of_what_it_knew_beside_a_teacher_trains_again_without(mo
         assert next(left, None) is None
         assert equal(after.weights, expected.weights)
         assert metrics.get("declined", 0) == (expected is alone)
+
+
+@pytest.mark.parametrize("decline_below", [0.5, 0.75, 1.0])
+def test_the_stricter_a_client_is_the_less_it_keeps_of_what_it_learnt_beside_a_teacher(
+    decline_below: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 1, too, it keeps what it learnt alone, of which there cannot be more than the 3/4 that chance leaves."""
+    cohort = make_cohort("mlp")
+    view = cohort.client_view("client00", 2)
+    strict = dataclasses.replace(OWN, start="teacher", decline_below=decline_below)
+    state = strict.init_client(view)
+    left = iter([0.3, 0.3, 0.0, 0.75])
+    monkeypatch.setattr(teaching, "beyond_chance", lambda logits, labels: next(left))
+    _, _, metrics = strict.client_step(state, Lesson(teachers_of(OWN, cohort)["client00"], ()), view)
+    assert next(left, None) is None
+    assert metrics["declined"] == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pfedhr.algorithm import Metrics
-from pfedhr.algorithms.teacher import Teacher, full_stitches, size
+from pfedhr.algorithms.teacher import JOINTS, Teacher, full_stitches, size
 from pfedhr.algorithms.tuning import Tuned
 from pfedhr.reassembly import Recipe, Score, agreement, match_logits
 
@@ -64,6 +64,6 @@ def described(chains: Mapping[str, Recipe], teachers: Mapping[str, Teacher], tun
         "teachers": {client: str(teacher.recipe) for client, teacher in teachers.items()},
         "teacher_sizes": sizes,
         "size_ratios": {client: round((held - uploads[client]) / uploads[client], 6) for client, held in sizes.items()},
-        "stitch_sizes": {client: size(teacher, ("stitch", "head")) for client, teacher in teachers.items()},
+        "stitch_sizes": {client: size(teacher, JOINTS) for client, teacher in teachers.items()},
         "full_stitches": {client: full_stitches(teacher) for client, teacher in teachers.items()},
     }

@@ -45,6 +45,6 @@ def called_alike(said: Tensor, labels: Tensor, significance: float, round: int, 
 
     Round t asks for a rarity below significance / t(t + 1). These add up to the significance, which bounds the probability that
     labels of other things ever pass, in whatever round. No share is below one of the namings that there are, or were drawn: at
-    0.1, six classes have seven rounds to pass and ten have 99. Fewer than six pass unasked.
+    0.1, six classes have seven rounds to pass and ten have 99, if all occur. Fewer than six pass unasked.
     """
     return said.shape[1] < FEWEST_CLASSES or rarity(said, labels, rng) < significance / (round * (round + 1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfedhr.algorithm import ServerView
-from pfedhr.algorithms.teacher import Teacher, with_joints
+from pfedhr.algorithms.teacher import JOINTS, Teacher, with_joints
 from pfedhr.algorithms.tuning import Tuned
 from pfedhr.data import Examples, Public
 from pfedhr.parcel import Tensors
@@ -79,7 +79,7 @@ def solve_drafts(
 
 def _sound(teacher: Teacher, logits: Tensor) -> bool:
     """Return whether solving came to a finite head and finite stitches: what a donor gave may not have been."""
-    joints = [value for name, value in teacher.weights.items() if name.startswith(("stitch", "head"))]
+    joints = [value for name, value in teacher.weights.items() if name.startswith(JOINTS)]
     return all(bool(value.isfinite().all()) for value in (*joints, logits))
 
 

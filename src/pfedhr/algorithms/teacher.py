@@ -27,6 +27,9 @@ from pfedhr.reassembly import (
 )
 from pfedhr.seeding import seeded
 
+JOINTS = ("stitch", "head")
+"""How the names of a teacher's parts begin that are none of its donors' blocks."""
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -109,7 +112,7 @@ def full_stitches(teacher: Teacher) -> int:
 def weights_in(teacher: Teacher, plans: Sequence[BlockPlan]) -> Tensors | None:
     """Return the weights of the network of blocks `plans`, by its blueprint's names, if the teacher is of its structure."""
     blocks = [part for name, part in teacher.parts.items() if name.startswith("block")]
-    stitched = any(name.startswith(("stitch", "head")) for name in teacher.parts)
+    stitched = any(name.startswith(JOINTS) for name in teacher.parts)
     if stitched or blocks != [plan.description.blueprint for plan in plans]:
         return None
     return {

@@ -177,6 +177,7 @@ class Teaching(Algorithm):
             return None
         alone, metrics = train_privately(view, state.weights)
         most = 1 - 1 / len(view.train.labels.unique())
+        # Never more than half: the stricter clients are, the less would be kept of what they learn alone, and at 1 nothing.
         much = max(beside, min(self.decline_below, 0.5) * most)
         return (alone, metrics) if _known(restore(view.network, alone), view) > much else None
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from pfedhr.reassembly.modes import MODE
 from pfedhr.reassembly.operations import MATRIX_FUNCTIONS
-from pfedhr.reassembly.symbolic import DecompositionError, Mode, shaped
+from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, DecompositionError, Mode, batch_first, shaped
 from pfedhr.reassembly.tracing import REMEDIES, Trace
 from pfedhr.reassembly.writing import WRITING, held_memory
 
@@ -27,7 +27,7 @@ class Segment:
 
 
 def segments(name: str, trace: Trace) -> list[Segment]:
-    """Return the finest cutting of the network called `name`: a cut stands wherever exactly one live value, a tensor, crosses.
+    """Return the finest cutting of the network called `name`: a cut stands wherever one live value crosses, a tensor of the batch.
 
     Residual, dense, inception and attention blocks come out whole, for inside them more than one value is live.
     """
@@ -37,6 +37,11 @@ def segments(name: str, trace: Trace) -> list[Segment]:
     if not isinstance(result, fx.Node) or not isinstance(shaped(result), Tensor):
         got = type(shaped(result) if isinstance(result, fx.Node) else result).__name__
         raise DecompositionError(f"{name} returns {got}, not one tensor. {REMEDIES}")
+    if not batch_first(result):
+        raise DecompositionError(
+            f"{name} gives {tuple(shaped(result).shape)} for a batch of {EVALUATED_BATCHES[0]}: let forward() return the batch as "
+            f"the first axis, and no other that depends on it"
+        )
     steps = [node for node in graph.nodes if node.op in ("call_module", "call_function", "call_method") and node.target != MODE]
     place = {source: -1} | {node: at for at, node in enumerate(steps)}
     last_use = {node: max((place[user] for user in node.users if user in place), default=-1) for node in place}
@@ -54,7 +59,7 @@ def segments(name: str, trace: Trace) -> list[Segment]:
         if len(live) != 1:
             continue
         crossing = next(iter(live))
-        if isinstance(shaped(crossing), Tensor) and last_writing.get(held_memory(crossing), at) <= at:
+        if batch_first(crossing) and last_writing.get(held_memory(crossing), at) <= at:
             found.append(Segment(tuple(run), entering, crossing))
             entering, run = crossing, []
     if not found:

@@ -46,6 +46,19 @@ def shaped(node: fx.Node) -> Any:
     return node.meta["values"][0]
 
 
+def batch_first(node: fx.Node) -> bool:
+    """Return whether `node`, of a graph in evaluation, is a tensor of which the first axis is the batch, and no other depends on it.
+
+    Elsewhere a block would mix what belongs to different inputs: (layers, batch, features) of a recurrent layer, (batch * length,
+    features) of a reshape.
+    """
+    values = node.meta["values"]
+    first = values[0]
+    # At a size at which forward() raises, the first value stands; a weight has the same one everywhere.
+    sizes = {id(value): (value, n) for value, n in zip(values[::-1], EVALUATED_BATCHES[::-1], strict=True)}.values()
+    return len(sizes) > 1 and all(isinstance(one, Tensor) and tuple(one.shape) == (n, *first.shape[1:]) for one, n in sizes)
+
+
 class _Value(Written):
     """A value of the graph; it answers with constants whatever does not depend on the batch."""
 

@@ -17,7 +17,14 @@ from torch.utils._pytree import tree_map_only
 
 from pfedhr.reassembly.batch_sizes import sizes_may_be_values
 from pfedhr.reassembly.modes import merge_modes
-from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, TRAINED_BATCHES, DecompositionError, ShapeTracer, shaped
+from pfedhr.reassembly.symbolic import (
+    EVALUATED_BATCHES,
+    TRAINED_BATCHES,
+    DecompositionError,
+    ShapeTracer,
+    batch_first,
+    shaped,
+)
 from pfedhr.reassembly.writing import write_where_seen
 
 BLOCKS_BY_HAND = (
@@ -163,17 +170,12 @@ def _take_sizes_where_used(graph: fx.Graph) -> None:
     last: fx.Node | None = None
     for node in list(graph.nodes):
         for size in [one for one in node.all_input_nodes if one.op == "call_method" and one.target == "size"]:
-            near = next((one for one in node.all_input_nodes if one is not size and _batch_first(one)), last)
+            near = next((one for one in node.all_input_nodes if one is not size and batch_first(one)), last)
             if size.meta["values"] == EVALUATED_BATCHES and near is not None and near is not size.args[0]:
                 with graph.inserting_before(node):
                     taken = graph.call_method("size", (near, 0))
                     taken.meta["values"] = EVALUATED_BATCHES
                 node.replace_input_with(size, taken)
-        last = node if _batch_first(node) else last
+        last = node if node.op != "output" and batch_first(node) else last
     _drop_unused_sizes(graph)
 
-
-def _batch_first(node: fx.Node) -> bool:
-    values = node.meta.get("values", (None,) * len(EVALUATED_BATCHES))  # the output has none
-    pairs = zip(values, EVALUATED_BATCHES, strict=True)
-    return all(isinstance(one, Tensor) and one.dim() > 0 and one.shape[0] == n for one, n in pairs)

@@ -1,0 +1,93 @@
+"""Cuts stand only where the first axis is the batch: elsewhere a block would mix what belongs to different inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pfedhr.inference import inference
+from pfedhr.reassembly import DecompositionError, assemble, block_similarity, decompose, deposit, group, profile, propose, run_chain
+from pfedhr.seeding import generator
+
+SIGNALS = torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(0))
+"""(5, channels, length)."""
+
+
+class Recurrent(nn.Module):
+    def __init__(self, forward: Callable[[Recurrent, Tensor], Tensor], batch_first: bool) -> None:
+        super().__init__()
+        self.before = nn.Conv1d(3, 6, 3, padding=1)
+        self.recurrent = nn.GRU(6, 4, batch_first=batch_first)
+        self.between, self.head = nn.Linear(4, 7), nn.Linear(7, 2)
+        self._forward = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(self, self.before(x))
+
+
+def last_state(net: Recurrent, x: Tensor) -> Tensor:
+    return net.head(net.between(net.recurrent(x.transpose(1, 2))[1]).relu()[-1])
+
+
+def time_first(net: Recurrent, x: Tensor) -> Tensor:
+    return net.head(net.between(net.recurrent(x.permute(2, 0, 1))[0]).relu()[-1])
+
+
+def time_by_time(net: Recurrent, x: Tensor) -> Tensor:
+    states = net.recurrent(x.transpose(1, 2))[0]
+    hidden = net.between(states.reshape(-1, 4)).relu()
+    return net.head(hidden.reshape(len(x), 8, 7).mean(1))
+
+
+def plain(net: Recurrent, x: Tensor) -> Tensor:
+    return net.head(net.between(net.recurrent(x.transpose(1, 2))[0]).relu().mean(1))
+
+
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    NETWORKS = {
+        "the last state": (Recurrent(last_state, True), 3),
+        "time first": (Recurrent(time_first, False), 3),
+        "a reshape of batch and time": (Recurrent(time_by_time, True), 4),
+        "batch first": (Recurrent(plain, True), 4),
+    }
+    """Networks, and the number of their blocks."""
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_blocks_give_each_input_what_they_give_it_alone(name: str) -> None:
+    model, count = NETWORKS[name]
+    blocks = decompose(model, SIGNALS)
+    assert len(blocks) == count
+    with inference(model):
+        assert torch.equal(run_chain(blocks, SIGNALS), model(SIGNALS))
+        hidden = SIGNALS
+        for block in blocks:
+            given = run_chain([block], hidden)
+            assert tuple(given.shape) == (5, *block.out_shape)
+            alone = torch.cat([run_chain([block], one[None]) for one in hidden])
+            assert torch.allclose(given, alone, atol=1e-6)
+            hidden = given
+
+
+def test_candidates_give_each_input_what_they_give_it_alone() -> None:
+    bank = deposit({name: model for name, (model, _) in NETWORKS.items()}, SIGNALS)
+    groups = group(block_similarity(profile(bank, SIGNALS)), 3)
+    recipes = propose(groups, bank, limit=12, rng=generator(0, "candidates"))
+    assert len(recipes) > 1
+    for recipe in recipes:
+        candidate = assemble(recipe, bank).eval()
+        with inference(candidate):
+            alone = torch.cat([candidate(one[None]) for one in SIGNALS])
+            assert torch.allclose(candidate(SIGNALS), alone, atol=1e-5)
+
+
+def test_a_network_that_returns_another_first_axis_is_refused_in_words() -> None:
+    def states(net: Recurrent, x: Tensor) -> Tensor:
+        return net.head(net.between(net.recurrent(x.permute(2, 0, 1))[0]))
+
+    with pytest.raises(DecompositionError, match=r"gives \(8, 2, 2\) for a batch of 2: let forward\(\) return the batch as the first"):
+        decompose(Recurrent(states, False), SIGNALS)

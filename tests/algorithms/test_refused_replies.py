@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
-import safetensors.torch
 import torch
 from methods import METHODS, suited
-from torch import Tensor
+from spoilt import SPOILT, Spoil, not_a_number, of_size, spoilt
 from toy import equal
 
 from pfedhr.algorithm import Algorithm
 from pfedhr.algorithms import ALGORITHMS
+from pfedhr.algorithms.admission import improbable
 from pfedhr.algorithms.held import Shared
 from pfedhr.algorithms.homogeneous import Trained
 from pfedhr.algorithms.own import Nothing
@@ -26,124 +24,6 @@ from pfedhr.transport import Admit, Order, Report
 
 TELLING = [method for method in METHODS if method.values[0].reply_type is not Nothing]
 """What says nothing cannot be spoilt."""
-
-
-Spoil = Callable[[Any, dict[str, Tensor]], None]
-"""Changes a reply's structure and tensors, by their paths, in place."""
-
-
-def floats(tensors: Mapping[str, Tensor]) -> list[str]:
-    return [name for name, value in tensors.items() if value.is_floating_point() and value.dim()]
-
-
-def not_a_number(tree: Any, tensors: dict[str, Tensor]) -> None:
-    tensors[floats(tensors)[-1]].view(-1)[0] = torch.nan
-
-
-def infinite(tree: Any, tensors: dict[str, Tensor]) -> None:
-    tensors[floats(tensors)[0]].view(-1)[0] = torch.inf
-
-
-def minus_infinite(tree: Any, tensors: dict[str, Tensor]) -> None:
-    """As masks are, but among the weights."""
-    tensors[floats(tensors)[-1]].view(-1)[0] = -torch.inf
-
-
-def longer(tree: Any, tensors: dict[str, Tensor]) -> None:
-    for name in floats(tensors):
-        tensors[name] = torch.cat([tensors[name]] * 2)
-
-
-def flat(tree: Any, tensors: dict[str, Tensor]) -> None:
-    name = max(floats(tensors), key=lambda one: tensors[one].dim())
-    tensors[name] = tensors[name].flatten()[:1]
-
-
-def doubled(tree: Any, tensors: dict[str, Tensor]) -> None:
-    name = floats(tensors)[0]
-    tensors[name] = tensors[name].double()
-
-
-def narrow(tree: Any, tensors: dict[str, Tensor]) -> None:
-    """Floats of one byte, with which torch computes next to nothing."""
-    for name in floats(tensors):
-        tensors[name] = tensors[name].to(torch.float8_e5m2)
-
-
-def imaginary(tree: Any, tensors: dict[str, Tensor]) -> None:
-    for name in floats(tensors):
-        tensors[name] = tensors[name].to(torch.complex64)
-
-
-def empty(tree: Any, tensors: dict[str, Tensor]) -> None:
-    for name, value in tensors.items():
-        tensors[name] = value[:0] if value.dim() else value
-
-
-def renamed(tree: Any, tensors: dict[str, Tensor]) -> None:
-    """Another name for a tensor, where tensors have names."""
-    path = next((name for name in floats(tensors) if name.count("/") > 1), None)
-    if path is None:
-        return
-    *way, last = path.split("/")[1:]
-    for step in way:
-        tree = tree[step]
-    tree["stray"] = tree.pop(last)
-    tensors["/".join(["value", *way, "stray"])] = tensors.pop(path)
-
-
-def of_no_examples(tree: Any, tensors: dict[str, Tensor]) -> None:
-    tree |= {"examples": 0} if "examples" in tree else {}
-
-
-def of_all_examples(tree: Any, tensors: dict[str, Tensor]) -> None:
-    tree |= {"examples": 10**400} if "examples" in tree else {}
-
-
-def of_other_classes(tree: Any, tensors: dict[str, Tensor]) -> None:
-    if "value/classes" in tensors:
-        tensors["value/classes"] = tensors["value/classes"] + 2
-    if "classes" in tree and "value/classes" not in tensors:
-        tree["classes"] = [-1]
-
-
-def of_uncounted_classes(tree: Any, tensors: dict[str, Tensor]) -> None:
-    if "value/counts" in tensors:
-        tensors["value/counts"] = -tensors["value/counts"]
-
-
-def of_overcounted_classes(tree: Any, tensors: dict[str, Tensor]) -> None:
-    """One class mean that would outweigh all others'."""
-    if "value/counts" in tensors:
-        tensors["value/counts"] = torch.full_like(tensors["value/counts"], 2**62)
-
-
-def of_another_structure(tree: Any, tensors: dict[str, Tensor]) -> None:
-    """A name that the blueprint beside it does not have."""
-    tree |= {"structure": "0" * 64} if "structure" in tree else {}
-
-
-def of_strange_buffers(tree: Any, tensors: dict[str, Tensor]) -> None:
-    tree |= {"buffers": ["stray"]} if "buffers" in tree else {}
-
-
-def of_an_unknown_structure(tree: Any, tensors: dict[str, Tensor]) -> None:
-    tree |= {"structure": "0" * 64, "blueprint": None} if "structure" in tree else {}
-
-
-SPOILT: list[Spoil] = [
-    *(not_a_number, infinite, minus_infinite, longer, flat, doubled, narrow, imaginary, empty, renamed),
-    *(of_no_examples, of_all_examples, of_other_classes, of_uncounted_classes, of_overcounted_classes),
-    *(of_another_structure, of_strange_buffers, of_an_unknown_structure),
-]
-
-
-def spoilt(reply: bytes, spoil: Spoil) -> bytes:
-    size = int.from_bytes(reply[:8], "little")
-    tree = json.loads(json.loads(reply[8 : 8 + size])["__metadata__"]["parcel"])
-    tensors = safetensors.torch.load(reply)
-    spoil(tree, tensors)
-    return safetensors.torch.save(tensors, {"parcel": json.dumps(tree, separators=(",", ":"))})
 
 
 class Tapped(InProcess):
@@ -246,3 +126,25 @@ def test_minus_infinity_has_its_place_in_masks() -> None:
             broken = {"mask": torch.tensor([0.0, value]).to(dtype)}
             assert admission({"client00": pack(Trained(broken, 5))})
             assert not admission.taken
+
+
+OUTPUTS = [method for method in TELLING if method.id in ("fedmd", "fccl", "fedproto", "fedproto-nearest", "fedtgp", "fedgh")]
+"""What sends what networks give, not networks."""
+
+
+@pytest.mark.parametrize("size", [3e38, -3e38, 1e16, 9e14, -9e14])
+@pytest.mark.parametrize("algorithm", [*OUTPUTS, pytest.param(ALGORITHMS["feddistill"](), id="feddistill")])
+def test_finite_outputs_of_which_nothing_finite_can_be_computed_end_no_run(algorithm: Algorithm, size: float) -> None:
+    cohort = suited(algorithm, "cnn1", "mlp", clients=3)
+    with Workers(cohort) as workers:
+        engine = Tapped(algorithm, workers)
+        engine.spoil = of_size(size)
+        results, _ = run(algorithm, cohort, engine)
+    admitted = abs(size) < 1e15 and algorithm.name != "feddistill"
+    assert [set(result.refused) for result in results] == [set() if admitted else {"client01"}, set()]
+
+
+@pytest.mark.parametrize("row", [(0.5, 0.6), (1.5, -0.5), (0.2, 0.2)])
+def test_outputs_that_are_no_probabilities_are_refused(row: tuple[float, float]) -> None:
+    told = improbable({"right": torch.tensor([[0.25, 0.75], [1.0, 0.0]]), "wrong": torch.tensor([[0.5, 0.5], row])})
+    assert told == {"wrong": "its outputs are not probabilities, from 0 to 1 and 1 in sum"}

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from pfedhr.inference import inference
-from pfedhr.reassembly import DecompositionError, assemble, block_similarity, decompose, deposit, group, profile, propose, run_chain
+from pfedhr.reassembly import (
+    DecompositionError,
+    assemble,
+    block_similarity,
+    decompose,
+    deposit,
+    group,
+    profile,
+    propose,
+    run_chain,
+)
 from pfedhr.seeding import generator
 
 SIGNALS = torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(0))
@@ -89,5 +99,7 @@ def test_a_network_that_returns_another_first_axis_is_refused_in_words() -> None
     def states(net: Recurrent, x: Tensor) -> Tensor:
         return net.head(net.between(net.recurrent(x.permute(2, 0, 1))[0]))
 
-    with pytest.raises(DecompositionError, match=r"gives \(8, 2, 2\) for a batch of 2: let forward\(\) return the batch as the first"):
+    with pytest.raises(
+        DecompositionError, match=r"gives \(8, 2, 2\) for a batch of 2: let forward\(\) return the batch as the first"
+    ):
         decompose(Recurrent(states, False), SIGNALS)

@@ -22,6 +22,8 @@ from pfedhr.reassembly import Blueprint, DecompositionError, check_batch, input_
 
 MOST_EXAMPLES = 2**40
 """No client has more; what says so is out to outweigh the others, or broken."""
+LARGEST_OUTPUT = 1e15
+"""No network that has learnt gives more; of what says so, sums of squares may be infinite."""
 
 
 class Counted(Protocol):
@@ -76,12 +78,14 @@ def _difference(found: dict[str, tuple[str, tuple[int, ...], str]], wanted: dict
 
 
 def misshapen(sent: Mapping[str, Tensor], shape: tuple[int, ...]) -> dict[str, str]:
-    """Return the faults of tensors that are not finite float32 of this shape."""
-    return {
-        client: f"it is {str(value.dtype)[6:]} of shape {tuple(value.shape)}, not finite float32 of {shape}"
+    """Return the faults of tensors that are no float32 of this shape, or nothing that networks give."""
+    faults = {
+        client: f"it is {str(value.dtype)[6:]} of shape {tuple(value.shape)}, not float32 of {shape}"
         for client, value in sent.items()
-        if value.dtype != torch.float32 or tuple(value.shape) != shape or not value.isfinite().all()
+        if value.dtype != torch.float32 or tuple(value.shape) != shape
     }
+    beyond = [client for client, value in sent.items() if client not in faults and not (value.abs() <= LARGEST_OUTPUT).all()]
+    return faults | dict.fromkeys(beyond, f"it holds values that are not finite, or beyond {LARGEST_OUTPUT:g}")
 
 
 def unclassed(sent: Mapping[str, ClassMeans], classes: int, width: int | None, counted: bool = False) -> dict[str, str]:
@@ -102,6 +106,15 @@ def unclassed(sent: Mapping[str, ClassMeans], classes: int, width: int | None, c
         elif not counted and one.counts is not None:
             faults[client] = "it holds counts, which the method does not ask for"
     return faults
+
+
+def improbable(sent: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the faults of rows (n, classes) that are not probabilities."""
+    return {
+        client: "its outputs are not probabilities, from 0 to 1 and 1 in sum"
+        for client, rows in sent.items()
+        if rows.min() < 0 or not torch.allclose(rows.sum(1), torch.ones(len(rows)), atol=1e-3)
+    }
 
 
 def _are_counts(numbers: Tensor, classes: int) -> bool:

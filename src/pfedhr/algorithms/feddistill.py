@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pfedhr.algorithm import ClientView, Metrics, ServerView, Setup
-from pfedhr.algorithms.admission import unclassed
+from pfedhr.algorithms.admission import improbable, unclassed
 from pfedhr.algorithms.needs import at_least
 from pfedhr.algorithms.own import Own, OwnNetwork
 from pfedhr.algorithms.per_class import ClassMeans, ClassTable, Down, Latest, class_means, merge, on
@@ -63,7 +63,8 @@ class FedDistill(OwnNetwork):
 
     def faults(self, server: Latest, replies: Mapping[str, ClassMeans], view: ServerView) -> dict[str, str]:
         """Return which replies are no means of outputs."""
-        return unclassed(replies, view.classes, view.classes)
+        faults = unclassed(replies, view.classes, view.classes)
+        return faults | improbable({client: one.means for client, one in replies.items() if client not in faults})
 
     def server_step(self, server: Latest, replies: Mapping[str, ClassMeans], view: ServerView) -> tuple[Latest, Metrics]:
         """Keep everyone's last outputs."""

@@ -27,7 +27,7 @@ class Segment:
 
 
 def segments(name: str, trace: Trace) -> list[Segment]:
-    """Return the finest cutting of the network called `name`: a cut stands wherever one live value crosses, a tensor of the batch.
+    """Return the finest cutting of the network called `name`: a cut stands where one live value crosses, of the batch.
 
     Residual, dense, inception and attention blocks come out whole, for inside them more than one value is live.
     """
@@ -39,8 +39,8 @@ def segments(name: str, trace: Trace) -> list[Segment]:
         raise DecompositionError(f"{name} returns {got}, not one tensor. {REMEDIES}")
     if not batch_first(result):
         raise DecompositionError(
-            f"{name} gives {tuple(shaped(result).shape)} for a batch of {EVALUATED_BATCHES[0]}: let forward() return the batch as "
-            f"the first axis, and no other that depends on it"
+            f"{name} gives {tuple(shaped(result).shape)} for a batch of {EVALUATED_BATCHES[0]}: let forward() return the batch "
+            f"as the first axis, and no other that depends on it"
         )
     steps = [node for node in graph.nodes if node.op in ("call_module", "call_function", "call_method") and node.target != MODE]
     place = {source: -1} | {node: at for at, node in enumerate(steps)}

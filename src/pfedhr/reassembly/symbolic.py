@@ -47,10 +47,10 @@ def shaped(node: fx.Node) -> Any:
 
 
 def batch_first(node: fx.Node) -> bool:
-    """Return whether `node`, of a graph in evaluation, is a tensor of which the first axis is the batch, and no other depends on it.
+    """Return whether `node`, of a graph in evaluation, is a tensor whose first axis is the batch; no other may depend on it.
 
-    Elsewhere a block would mix what belongs to different inputs: (layers, batch, features) of a recurrent layer, (batch * length,
-    features) of a reshape.
+    Elsewhere a block would mix what belongs to different inputs: (layers, batch, features) of a recurrent layer,
+    (batch * length, features) of a reshape.
     """
     values = node.meta["values"]
     first = values[0]

@@ -178,4 +178,3 @@ def _take_sizes_where_used(graph: fx.Graph) -> None:
                 node.replace_input_with(size, taken)
         last = node if node.op != "output" and batch_first(node) else last
     _drop_unused_sizes(graph)
-

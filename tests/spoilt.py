@@ -1,4 +1,4 @@
-"""Ways to spoil a reply that stays well packed."""
+"""Ways to spoil a reply that stays well packed, and runs in which one is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from pfedhr.algorithm import Algorithm
+from pfedhr.federate import RoundResult, Schedule, federate
+from pfedhr.in_process import Cohort, InProcess
+from pfedhr.transport import Admit, Order, Report
 
 Spoil = Callable[[Any, dict[str, Tensor]], None]
 """Changes a reply's structure and tensors, by their paths, in place."""
@@ -134,3 +139,26 @@ def of_size(size: float) -> Spoil:
             tensors[name] = torch.full_like(tensors[name], size)
 
     return spoil
+
+
+class Tapped(InProcess):
+    """The engine, with one client's reply of the first round spoilt on its way; it keeps who was to admit it, and what."""
+
+    spoil: Spoil | None = None
+
+    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
+        def on_the_way(replies: Mapping[str, bytes]) -> Mapping[str, str]:
+            self.admit, self.replies = admit, dict(replies)
+            if self.spoil and outbox["client01"].round == 1:
+                self.replies["client01"] = spoilt(replies["client01"], self.spoil)
+            return admit(self.replies)
+
+        return super().exchange(outbox, on_the_way)
+
+
+def run(
+    algorithm: Algorithm, cohort: Cohort, engine: InProcess, rounds: int = 2
+) -> tuple[list[RoundResult], dict[str, bytes | None]]:
+    clients = list(cohort.networks)
+    results = list(federate(algorithm, engine, engine.server_view, clients, Schedule(rounds, len(clients)), 0))
+    return results, {client: engine.state(client) for client in clients}

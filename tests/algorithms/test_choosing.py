@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,10 +13,10 @@ from toy import equal, likeness, make_cohort
 from toy_uploads import NOTHING, own_chain, uploads_of
 
 from pfedhr.algorithm import SettingError, Setup
-from pfedhr.algorithms.assignment import within_budget
+from pfedhr.algorithms.assignment import assign, within_budget
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.teacher import Teacher, size, teacher_network
-from pfedhr.algorithms.tuning import TuningJob, tune
+from pfedhr.algorithms.tuning import Tuned, TuningJob, tune
 from pfedhr.in_process import Cohort, sequential
 from pfedhr.inference import predict
 from pfedhr.reassembly import BlockRef, Recipe
@@ -52,6 +53,23 @@ def test_candidates_within_budget_are_offered_and_the_smallest_where_none_is() -
     assert within_budget(chains, {}, 0.0) == {"large": [], "small": []}
 
 
+def test_a_client_whose_logits_are_not_finite_is_like_no_candidate() -> None:
+    """They may be finite on the few inputs on which its upload was tried."""
+    held = [of_size(values, owner) for values, owner in ((10, "broken"), (20, "sound"), (30, "first"), (40, "second"))]
+    logits = dict(zip([one.recipe for one in held], torch.randn(4, 6, 3), strict=True))
+    logits[held[0].recipe][2, 1] = torch.inf
+    tuned = {one.recipe: Tuned(one, logits[one.recipe], sound=one is not held[0]) for one in held}
+    chains = {"broken": held[0].recipe, "sound": held[1].recipe}
+    offered = {client: [one.recipe for one in held[2:]] for client in chains}
+    teachers, told = assign(chains, offered, tuned)
+    expected, described = assign({"sound": held[1].recipe}, offered, tuned)
+    assert teachers == expected
+    assert told == described
+    assert list(teachers) == list(told["scores"]) == ["sound"]
+    json.dumps(told, allow_nan=False)
+    assert assign({"broken": held[0].recipe}, offered, tuned) == ({}, {})
+
+
 @pytest.mark.parametrize("budget", [-0.1, -0.7])
 def test_teachers_keep_to_the_budget_and_where_no_candidate_does_are_the_smallest(budget: float) -> None:
     cohort = make_cohort("cnn1", "cnn2", "mlp")
@@ -77,10 +95,10 @@ def test_the_candidate_of_most_benefit_is_the_slow_loops(labelled: bool) -> None
     known = sum(said.values()) / len(said)
     if labelled:
         known = (known + torch.nn.functional.one_hot(public.labels, known.shape[1])) / 2
-    for place, client in enumerate(sorted(said)):
+    for client in sorted(said):
         lack = known * (1 - said[client])
         had = (lack * predict(teacher_network(teachers[client]), public.inputs).softmax(1)).sum() / lack.sum()
-        row = metrics["scores"][place]
+        row = metrics["scores"][client]
         assert had.item() == pytest.approx(max(row), abs=1e-4)
     likeness, *_ = teachers_of(replace(algorithm, match="likeness"), cohort)
     assert {client: one.recipe for client, one in likeness.items()} != {client: one.recipe for client, one in teachers.items()}
@@ -114,7 +132,7 @@ def test_a_candidate_is_compared_with_the_clients_network_as_far_tuned_as_itself
     _, _, metrics = teachers_of(form, cohort)
     compared, _, _ = teachers_of(replace(form, tuning_epochs=0) if chosen else form, cohort)
     inputs, view = cohort.federation.public.ready(cohort.device).inputs, sequential(lambda map: cohort.server_view(1, map))
-    for place, client in enumerate(sorted(cohort.networks)):
+    for client in sorted(cohort.networks):
         untuned = own_chain(cohort, client)
         tuned = tune(TuningJob(untuned, form._tuning, form.contrastive_temperature), view).teacher
         said = predict(teacher_network(compared[client]), inputs)
@@ -122,7 +140,7 @@ def test_a_candidate_is_compared_with_the_clients_network_as_far_tuned_as_itself
             likeness(predict(teacher_network(one), inputs), said) for one in ((untuned, tuned) if chosen else (tuned, untuned))
         )
         assert metrics["teachers"][client] == str(compared[client].recipe)
-        assert max(metrics["scores"][place]) == pytest.approx(alike, abs=1e-5)
+        assert max(metrics["scores"][client]) == pytest.approx(alike, abs=1e-5)
         assert abs(alike - other) > 1e-3
 
 

@@ -86,10 +86,22 @@ def test_what_a_round_asks_for_adds_up_to_the_significance() -> None:
     assert sum(1 / (round * (round + 1)) for round in range(1, 1000)) < 1
 
 
-@pytest.mark.parametrize(("classes", "passes"), [(2, True), (5, True), (6, False)])
-def test_of_fewer_than_six_classes_no_naming_can_be_told_from_chance(classes: int, passes: bool) -> None:
-    labels = torch.arange(10 * classes) % classes
+@pytest.mark.parametrize(
+    ("classes", "occurring", "passes"),
+    [(2, 2, True), (5, 5, True), (6, 6, False), (10, 1, True), (10, 2, True), (10, 3, False), (28, 2, False)],
+)
+def test_of_too_few_namings_none_can_be_told_from_chance(classes: int, occurring: int, passes: bool) -> None:
+    """Neither of few classes, nor where few of many occur: there labels that are right could never pass either."""
+    labels = torch.arange(10 * occurring) % occurring
     assert called_alike(said_of((labels + 1) % classes, classes), labels, 0.1, 1, generator(0)) is passes
+    if not passes:
+        assert called_alike(said_of(labels, classes, 0.9), labels, 0.1, 1, generator(0))
+
+
+def test_the_own_naming_counts_among_the_random_ones() -> None:
+    """Of ten classes' 3.6 million namings none of those drawn is the right one: without it the share would be 0."""
+    labels = torch.arange(40) % 10
+    assert rarity(said_of(labels, 10, 0.9), labels, generator(0)) == 1 / 100_001
 
 
 def cohort_with(labels: Tensor) -> Cohort:
@@ -149,6 +161,12 @@ def test_labels_that_have_passed_once_teach_ever_after() -> None:
     assert (later.labels, told["labels"]) == (True, True)
     _, later, told = step(form, other, replace(AGREEING, labels=False), round=2)
     assert (later.labels, told["labels"]) == (False, False)
+
+
+def test_later_rounds_ask_for_more() -> None:
+    """Of 100,000 namings no share is below 1 / 100,001: enough in the first round, and in the tenth too much."""
+    form, cohort = replace(FORMS[0], label_significance=4e-4), cohort_with(OWN_LABELS)
+    assert [step(form, cohort, AGREEING, round)[1].labels for round in (1, 10)] == [True, False]
 
 
 def test_without_labels_nothing_is_told_of_them() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from algorithms.test_refused_replies import Spoil, Tapped, floats, run
 from methods import suited
+from spoilt import Spoil, Tapped, floats, run
 from torch import Tensor
 from toy import equal, make_cohort
 from toy_uploads import uploads_of

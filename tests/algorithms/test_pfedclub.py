@@ -141,7 +141,8 @@ def test_candidates_are_matched_with_the_upload_as_it_came() -> None:
     server, metrics = step(cohort, replace(SMALL, tuning_epochs=2))
     images = images_of(cohort)
     held, _ = bank_of(cohort)
-    for row, client in zip(metrics["scores"], held, strict=True):
+    assert list(metrics["scores"]) == list(held)
+    for client, row in metrics["scores"].items():
         if (teacher := SMALL.message(server, client).teacher) is None:
             continue
         own = predict(own_network(cohort, client), images)

@@ -69,7 +69,7 @@ def test_the_own_chain_would_be_the_best_match_and_is_left_out() -> None:
     algorithm = PFedHR.paper(groups=2, candidates=100, tuning_epochs=0, repeat_groups=True, probe=16)
     view = InProcess(algorithm, Workers(cohort)).server_view(1)
     server, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), view)
-    assert max(metrics["scores"][0]) == pytest.approx(1, abs=1e-5)  # it was a candidate
+    assert max(metrics["scores"]["client00"]) == pytest.approx(1, abs=1e-5)  # it was a candidate
     assert server.made[server.waiting["client00"]].recipe != own
 
     tuned: list[Recipe] = []
@@ -121,7 +121,7 @@ def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() 
     assert len(metrics["scores"]) == 4
     assert {ref.owner for teacher in server.made.values() for ref in teacher.recipe.blocks} <= {"client00+1", "client01+1"}
     rows = metrics["scores"]
-    assert rows[0] != rows[2]  # two clients of one structure are told apart
+    assert rows["client00"] != rows["client02"]  # two clients of one structure are told apart
 
 
 def test_where_no_candidate_exists_fewer_groups_are_tried() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 from methods import METHODS, suited
-from spoilt import SPOILT, Spoil, not_a_number, of_size, spoilt
+from spoilt import SPOILT, Tapped, not_a_number, of_size, run, spoilt
 from toy import equal
 
 from pfedhr.algorithm import Algorithm
@@ -17,28 +17,13 @@ from pfedhr.algorithms.admission import improbable
 from pfedhr.algorithms.held import Shared
 from pfedhr.algorithms.homogeneous import Trained
 from pfedhr.algorithms.own import Nothing
-from pfedhr.federate import Admission, RoundResult, Schedule, federate
-from pfedhr.in_process import Cohort, InProcess, Workers
+from pfedhr.federate import Admission
+from pfedhr.in_process import InProcess, Workers
 from pfedhr.parcel import pack
 from pfedhr.transport import Admit, Order, Report
 
 TELLING = [method for method in METHODS if method.values[0].reply_type is not Nothing]
 """What says nothing cannot be spoilt."""
-
-
-class Tapped(InProcess):
-    """The engine, with one client's reply of the first round spoilt on its way; it keeps who was to admit it, and what."""
-
-    spoil: Spoil | None = None
-
-    def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
-        def on_the_way(replies: Mapping[str, bytes]) -> Mapping[str, str]:
-            self.admit, self.replies = admit, dict(replies)
-            if self.spoil and outbox["client01"].round == 1:
-                self.replies["client01"] = spoilt(replies["client01"], self.spoil)
-            return admit(self.replies)
-
-        return super().exchange(outbox, on_the_way)
 
 
 class Deaf(InProcess):
@@ -47,14 +32,6 @@ class Deaf(InProcess):
     def exchange(self, outbox: Mapping[str, Order], admit: Admit) -> dict[str, Report]:
         asked = {client: order for client, order in outbox.items() if client != "client01" or order.round > 1}
         return super().exchange(asked, admit)
-
-
-def run(
-    algorithm: Algorithm, cohort: Cohort, engine: InProcess, rounds: int = 2
-) -> tuple[list[RoundResult], dict[str, bytes | None]]:
-    clients = list(cohort.networks)
-    results = list(federate(algorithm, engine, engine.server_view, clients, Schedule(rounds, len(clients)), 0))
-    return results, {client: engine.state(client) for client in clients}
 
 
 @pytest.mark.parametrize("rounds", [1, 2])

@@ -13,6 +13,7 @@ from toy import equal, make_cohort
 from pfedhr.algorithm import SettingError, Setup
 from pfedhr.algorithms.feddf import FedDF
 from pfedhr.algorithms.lessons import Taught, Teachers
+from pfedhr.algorithms.pfedclub import PFedClub
 from pfedhr.algorithms.pfedhr import PFedHR
 from pfedhr.algorithms.private import initial_weights
 from pfedhr.algorithms.teacher import Teacher, draft, teacher_network, weights_in
@@ -84,16 +85,26 @@ def test_a_client_never_heard_of_begins_with_the_network_of_its_structure() -> N
     assert equal(alone_state.weights, expected.weights)
 
 
-@pytest.mark.parametrize("algorithm", [SHARED, FedDF(tuning_epochs=0)], ids=lambda algorithm: algorithm.name)
-def test_structures_that_no_client_has_any_more_are_forgotten(algorithm: PFedHR | FedDF) -> None:
+KEEPING = [
+    pytest.param(SHARED, id="structure"),
+    pytest.param(dataclasses.replace(SHARED, teachers="own"), id="own"),
+    pytest.param(PFedHR.paper(groups=2, candidates=2, tuning_epochs=0, probe=8), id="reassembled"),
+    pytest.param(PFedClub(groups=2, candidates=2, tuning_epochs=0, probe=8), id="pfedclub"),
+    pytest.param(FedDF(tuning_epochs=0), id="feddf"),
+]
+
+
+@pytest.mark.parametrize("algorithm", KEEPING)
+def test_structures_that_no_client_has_any_more_are_forgotten(algorithm: PFedHR | PFedClub | FedDF) -> None:
     cohort = make_cohort("cnn1", "mlp", clients=2)
     view = sequential(lambda map: cohort.server_view(1, map))
     first, second = (upload_of(cohort, client, 10) for client in cohort.networks)
     server, _ = algorithm.server_step(algorithm.init_server(view), {"client00": first, "client01": second}, view)
     server, _ = algorithm.server_step(server, {"client00": dataclasses.replace(second, blueprint=None)}, view)
     assert list(server.known) == [second.structure]
-    kept = server.fused if isinstance(algorithm, FedDF) else server.structures.teachers
-    assert list(kept) == [second.structure]
+    if algorithm is SHARED or isinstance(algorithm, FedDF):
+        kept = server.fused if isinstance(algorithm, FedDF) else server.structures.teachers
+        assert list(kept) == [second.structure]
     # Who comes with it again describes it again.
     assert algorithm.message(server, "client00").known == (second.structure,)
     server, _ = algorithm.server_step(server, {"client00": first}, view)
@@ -142,6 +153,50 @@ def test_tuning_the_last_blocks_is_training_the_whole_with_the_others_frozen(net
     for name, value in expected.items():
         torch.testing.assert_close(tuned.teacher.weights[name], value, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(tuned.logits, predict(teacher_network(tuned.teacher), inputs))
+
+
+def test_the_stitch_before_the_last_blocks_is_tuned_with_them_and_all_blocks_are_the_whole() -> None:
+    cohort = suited(PFedHR(), "cnn1", "cnn2")
+    view = sequential(lambda map: cohort.server_view(1, map))
+    sent = {client: upload_of(cohort, client, 10) for client in cohort.networks}
+    sources = sources_of(sent, learn_structures({}, sent), 0)
+    bank = deposit_sources(sources, view.device)
+    first, second = (bank.chain(client) for client in sorted(cohort.networks)[:2])
+    made = draft(Recipe((first[0], *second[1:])), bank, sources, "light", 1)
+    blocks = [name for name in made.parts if name.startswith("block")]
+    names = [name for name, _ in teacher_network(made).named_children()]
+    last = len(blocks) - 1
+    stitch = names[names.index(blocks[0]) + 1]
+    assert stitch.startswith("stitch")
+    targets = torch.randn(len(view.public), view.classes).log_softmax(1)
+
+    def changed(last: int) -> set[str]:
+        tuned = tune(TuningJob(made, Training(1, 8, 0.01), 0.5, False, targets, labels=False, last=last), view)
+        return {
+            name.partition(".")[0]
+            for name, value in tuned.teacher.weights.items()
+            if value.is_floating_point() and not torch.equal(value, made.weights[name])
+        }
+
+    weighty = {name.partition(".")[0] for name in made.weights}
+    assert changed(last) == {name for name in weighty if name != blocks[0]}
+    assert stitch in changed(last)
+    assert changed(len(blocks)) == changed(0) == weighty
+
+
+@pytest.mark.parametrize("form", [SHARED, dataclasses.replace(SHARED, teachers="own")], ids=lambda form: form.teachers)
+@pytest.mark.parametrize("last", [0, 2])
+def test_the_server_leaves_the_blocks_before_the_last_as_they_came(form: PFedHR, last: int) -> None:
+    cohort = make_cohort("cnn1", "mlp", clients=2)
+    tuning = dataclasses.replace(form, tuning_epochs=1, tuning_batch_size=8, tuned_blocks=last)
+    tuned, came = (after(one, cohort, None, 1, client00=10, client01=10) for one in (tuning, form))
+    for client in cohort.networks:
+        teacher, untuned = (form.message(server, client).teacher for server in (tuned, came))
+        assert teacher is not None
+        assert untuned is not None
+        weights = {name for name in teacher.weights if name.endswith("weight")}
+        changed = {name for name in weights if not torch.equal(teacher.weights[name], untuned.weights[name])}
+        assert changed == {name for name in weights if name.partition(".")[0] in list(teacher.parts)[-last:]}
 
 
 @pytest.mark.parametrize("last", [0, 9])

@@ -18,10 +18,13 @@ def assign(
 ) -> tuple[dict[str, Teacher], Metrics]:
     """Return the teacher of each client, that of the best score, and what the round's record says: eqs. (2) and (5) of pFedHR.
 
-    `chains`: each client's own network. Unchanged it is never its teacher: it would be the best match, and teach nothing.
-    `offered`: the candidates that each may have, at least one among them all.
+    `chains`: each client's own network. Unchanged it is never its teacher: it would be the best match, and teach nothing. Where
+    its logits are not finite nothing is like it, and it has no teacher. `offered`: the candidates that each may have.
     """
+    chains = {client: chain for client, chain in chains.items() if tuned[chain].logits.isfinite().all()}
     recipes = list(dict.fromkeys(recipe for client in sorted(offered) for recipe in offered[client]))
+    if not recipes or not chains:
+        return {}, {}
     barred = {
         (client, number)
         for client, chain in chains.items()
@@ -31,7 +34,8 @@ def assign(
     logits = {client: tuned[chain].logits for client, chain in chains.items()}
     matching = match_logits(logits, [tuned[recipe].logits for recipe in recipes], barred, score)
     teachers = {client: tuned[recipes[number]].teacher for client, number in matching.choice.items()}
-    scores = [[round(float(value), 6) for value in row] for row in matching.scores]
+    rows = zip(chains, matching.scores, strict=True)
+    scores = {client: [round(float(value), 6) for value in row] for client, row in rows}
     return teachers, {**described(chains, teachers, tuned), "scores": scores}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 NAMINGS = 100_000
 """How many random namings of the classes stand for all."""
-FEWEST_CLASSES = 6
-"""Of fewer classes there are too few namings, 120 of five, for the right one to stand out as far as later rounds ask."""
+FEWEST_NAMINGS = 720
+"""Those of six classes: of fewer, 120 of five, the right one cannot stand out as far as later rounds ask."""
 ROUNDING = 1e-9
 """Sums of the same numbers in another order are the same."""
 
@@ -45,6 +46,8 @@ def called_alike(said: Tensor, labels: Tensor, significance: float, round: int, 
 
     Round t asks for a rarity below significance / t(t + 1). These add up to the significance, which bounds the probability that
     labels of other things ever pass, in whatever round. No share is below one of the namings that there are, or were drawn: at
-    0.1, six classes have seven rounds to pass and ten have 99, if all occur. Fewer than six pass unasked.
+    0.1, six classes have seven rounds to pass and ten have 99, if all occur. Where the labels that occur can be named in fewer
+    ways than six of six, as all of five or two of ten can, they pass unasked.
     """
-    return said.shape[1] < FEWEST_CLASSES or rarity(said, labels, rng) < significance / (round * (round + 1))
+    namings = math.perm(said.shape[1], len(labels.unique()))
+    return namings < FEWEST_NAMINGS or rarity(said, labels, rng) < significance / (round * (round + 1))

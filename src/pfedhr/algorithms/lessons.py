@@ -36,15 +36,16 @@ class Structures:
 
     def taught(self, teachers: Mapping[str, Teacher]) -> Structures:
         """Return what is kept once structures have new teachers: those of structures that some client still has."""
-        return replace(self, teachers=self.among_used({**self.teachers, **teachers}))
-
-    def among_used(self, by_structure: Mapping[str, Kept]) -> dict[str, Kept]:
-        """Return what is of the structure of some client's last upload, in the order of hashes.
-
-        A client may come with another network at any time, and the state would never end growing.
-        """
         used = {one.structure for one in self.uploads.values()}
-        return {structure: one for structure, one in sorted(by_structure.items()) if structure in used}
+        return replace(self, teachers=among(used, {**self.teachers, **teachers}))
+
+
+def among(structures: Collection[str], by_structure: Mapping[str, Kept]) -> dict[str, Kept]:
+    """Return what is of one of these structures, in the order of hashes.
+
+    A client may come with another network at any time: a state that kept what none has any more would never end growing.
+    """
+    return {structure: one for structure, one in sorted(by_structure.items()) if structure in structures}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Teachers:
 
     Clients may share a teacher, so each is kept once, for as long as one waits for it. `said`: the softmax (n, classes) of
     clients' last uploads on the public data, where a method goes on hearing clients that do not take part. `labels`: whether
-    public labels may teach by now.
+    public labels may teach by now. `last`: the structure of each client's last upload.
     """
 
     waiting: dict[str, str]
@@ -62,20 +63,26 @@ class Teachers:
     said: Tensors
     structures: Structures = field(default_factory=Structures)
     labels: bool = False
+    last: dict[str, str] = field(default_factory=dict)
 
     def after(
         self,
-        arrived: Collection[str],
+        replies: Mapping[str, Upload],
         new: Mapping[str, Teacher],
         known: dict[str, Blueprint],
         said: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Teachers:
-        """Return the state once the clients that replied have had their teachers, `new` ones wait for some, and some `said`."""
+        """Return the state once the clients that replied have had their teachers, `new` ones wait for some, and some `said`.
+
+        `known`: the blueprints of all structures heard of, of which those are kept that some client still has.
+        """
         names = {client: f"{teacher.round}: {teacher.recipe}" for client, teacher in new.items()}
-        waiting = {client: name for client, name in self.waiting.items() if client not in arrived} | names
+        waiting = {client: name for client, name in self.waiting.items() if client not in replies} | names
         made = self.made | {names[client]: teacher for client, teacher in new.items()}
         kept = {name: made[name] for name in sorted(set(waiting.values()))}
-        return replace(self, waiting=waiting, made=kept, known=known, said=dict(sorted({**self.said, **said}.items())))
+        last = dict(sorted({**self.last, **{client: reply.structure for client, reply in replies.items()}}.items()))
+        held, heard = among(set(last.values()), known), dict(sorted({**self.said, **said}.items()))
+        return replace(self, waiting=waiting, made=kept, known=held, said=heard, last=last)
 
 
 @dataclass(frozen=True)

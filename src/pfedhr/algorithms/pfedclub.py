@@ -103,10 +103,10 @@ class PFedClub(Teaching):
             tuned = {result.teacher.recipe: result for result in view.map(tune, jobs, Tuned)}
         with watch("match"):
             offered = sound_ones(offered, tuned)
-            teachers, described = assign(chains, offered, tuned) if any(offered.values()) else ({}, {})
+            teachers, described = assign(chains, offered, tuned)
         names = [[str(ref) for ref in members] for members in groups]
         metrics = {"candidates": len(recipes), "groups": names, **_described(found), **described, **watch.seconds}
-        return server.after(replies.keys(), teachers, known), metrics
+        return server.after(replies, teachers, known), metrics
 
     def _search(
         self, client: str, groups: Groups, bank: BlockBank, similarity: Similarity, sizes: Sizes, view: ServerView

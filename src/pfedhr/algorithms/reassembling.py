@@ -143,8 +143,8 @@ class Reassembling(Teaching):
             teachers, heard, told = self._tune_whole(own, chains, server, view, watch)
         if self.teachers == "structure":
             structures = structures.taught({replies[client].structure: one for client, one in teachers.items()})
-            teachers, known = {}, structures.among_used(known)  # none waits for one client alone
-        after = server.after(replies.keys(), teachers, known, heard.said if self.donors == "all" else {})
+            teachers = {}  # none waits for one client alone
+        after = server.after(replies, teachers, known, heard.said if self.donors == "all" else {})
         if self._tests_labels and isinstance(view.public, Examples):
             told["labels"] = heard.labels
         return replace(after, structures=structures, labels=heard.labels), {**told, **watch.seconds}
@@ -193,8 +193,6 @@ class Reassembling(Teaching):
         if not chosen_first:
             tuned = self._tune([*drafts.values(), *own.values()], heard, view, watch)
         offered = sound_ones(offered, tuned)
-        if not any(offered.values()):
-            return {}, heard, told
         with watch("match"):
             chains = {client: chain.recipe for client, chain in own.items()}
             teachers, matched = assign(chains, offered, tuned, self._score(heard, view))

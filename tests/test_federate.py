@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from toy import make_cohort
 
+from pfedhr.algorithm import Metrics, ServerView
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.own import Nothing
 from pfedhr.algorithms.pfedhr import PFedHR
@@ -170,3 +171,23 @@ def test_a_network_that_fails_in_a_round_is_told_by_client_and_name(count: int) 
         with pytest.raises(ModelError, match=told) as refusal:
             list(federate(Local(), engine, engine.server_view, list(cohort.networks), Schedule(1, 2), 0))
     assert count == 2 or isinstance(refusal.value.__cause__, IndexError)
+
+
+class AtServer(Local):
+    """Its server runs a network, or fails without one."""
+
+    def server_step(self, server: Nothing, replies: Mapping[str, Nothing], view: ServerView) -> tuple[Nothing, Metrics]:
+        if view.seed == 1:
+            raise IndexError("of its own")
+        return server, {"said": choosy((64,), 4).train()(torch.zeros(1, 64)).tolist()}
+
+
+def test_a_network_that_fails_at_the_server_is_told_and_other_failures_are_left() -> None:
+    for seed, kind, told in (
+        (0, ModelError, r"^the server in round 1: a network failed with IndexError: no such word\. Choose in clients\.models"),
+        (1, IndexError, "of its own"),
+    ):
+        cohort = dataclasses.replace(make_cohort("mlp", clients=2), seed=seed)
+        engine = InProcess(AtServer(), Workers(cohort))
+        with pytest.raises(kind, match=told):
+            list(federate(AtServer(), engine, engine.server_view, list(cohort.networks), Schedule(1, 2), seed))

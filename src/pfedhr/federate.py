@@ -15,7 +15,7 @@ from pfedhr.algorithm import Algorithm, Metrics, ServerView
 from pfedhr.inference import repeatable
 from pfedhr.parcel import ParcelError, computable, pack, tensors_in, unpack
 from pfedhr.seeding import generator
-from pfedhr.transport import LOG, Order, Scores, Transport, one_line, restored
+from pfedhr.transport import LOG, Order, Scores, Transport, failures_told, one_line, restored
 
 REPLY_HEADER = 16_000_000
 """Bytes of a reply's header at most: twice those of the longest blueprint, which is written there with its quotes escaped."""
@@ -164,7 +164,7 @@ def _run_round(
     server_start = time.perf_counter()
     metrics: Metrics = {}
     if taken := {client: admission.taken[client] for client in replies}:  # else the server has nothing to go by
-        with repeatable():
+        with failures_told(f"the server in round {round}"), repeatable():
             server, metrics = algorithm.server_step(server, taken, view)
     server_seconds = time.perf_counter() - server_start
     unscored = frozenset(unscored - {client for client, report in reports.items() if report.scores})

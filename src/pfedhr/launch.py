@@ -26,7 +26,7 @@ from pfedhr.models import ModelSpec, build, check_inputs_of, check_last_batch, c
 from pfedhr.record import record
 from pfedhr.run import ClientOutcome, RunDirectory, RunError, check_free, on_flower
 from pfedhr.stored import keep_data, numbers_alone, stored_experiment
-from pfedhr.transport import LOG, Scores, Transport, client_state
+from pfedhr.transport import LOG, Scores, Transport, client_state, failures_told
 from pfedhr.watching import Watcher
 
 
@@ -89,7 +89,8 @@ def prepare(experiment: Experiment) -> Cohort:
     for client, network in networks.items():
         count = len(data.clients[client].train)
         check_last_batch(network, example, count, training.batch_size, f"plan.batch_size and client {client}")
-    experiment.algorithm.check(setup)
+    with failures_told("the check before any training"):
+        experiment.algorithm.check(setup)
     if cohort.privacy:
         sizes = {client: len(data.train) for client, data in cohort.federation.clients.items()}
         private_training(experiment.algorithm, setup, cohort.privacy, sizes)

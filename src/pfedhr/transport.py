@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from traceback import walk_tb
 from typing import Any, Protocol, TypeVar
@@ -84,16 +85,23 @@ def handle(
     `state` is None for a client that has never taken part. Raises TrainingError, and ModelError where a network fails, naming
     client and round, and SettingError rather than let a method that privacy does not cover see private examples.
     """
-    try:
+    with failures_told(f"client {view.id} ({view.network.factory}) in round {order.round}"):
         return _handle(algorithm, view, test, order, state)
+
+
+@contextmanager
+def failures_told(where: str) -> Generator[None]:
+    """Raise ModelError, which says `where`, for whatever a network raises on examples that it does not take."""
+    try:
+        yield
     except PfedhrError:
         raise
     except Exception as error:
         if all(frame.f_globals.get("__name__") != nn.Module.__module__ for frame, _ in walk_tb(error.__traceback__)):
             raise  # no network has failed, so it is not for the user to mend
         raise ModelError(
-            f"client {view.id} ({view.network.factory}) in round {order.round}: a network failed with {type(error).__name__}: "
-            f"{' '.join(str(error).split())}. Choose in clients.models one that takes all private and public examples"
+            f"{where}: a network failed with {type(error).__name__}: {' '.join(str(error).split())}. Choose in clients.models "
+            f"one that takes all private and public examples"
         ) from error
 
 

@@ -174,8 +174,31 @@ def test_extremes_are_the_examples_of_the_least_and_largest_numbers_at_every_pla
     held = {"a": ClientData(part([1, 5], [2, 2]), part([3, 3])), "b": ClientData(part([2, 4]), part([9, 2]))}
     federation = Federation(held, part([4, 4], [3, 1]).without_labels(), classes=1, mirror=False)
     assert federation.extremes.tolist() == [[1, 5], [9, 2], [3, 1]]
-    floats = {"a": ClientData(*(Examples(one.inputs.float(), one.labels) for one in (held["a"].train, held["a"].test)))}
-    assert Federation(floats, Unlabelled(torch.zeros(0, 2)), classes=1, mirror=False).extremes.shape == (0, 2)
+
+
+def test_extremes_of_floats_are_of_the_places_that_hold_whole_numbers_alone() -> None:
+    """Codes of categories may lie beside measurements."""
+
+    def extremes(*rows: list[float]) -> list[list[float]]:
+        inputs = torch.tensor(rows)
+        examples = Examples(inputs, torch.zeros(len(rows), dtype=torch.int64))
+        federation = Federation({"a": ClientData(examples, examples)}, Unlabelled(inputs[:0]), classes=1, mirror=False)
+        return federation.extremes.tolist()
+
+    assert extremes([0.5, 3.0], [0.25, 1.0], [9.5, 2.0], [7.5, 8.0]) == [[0.25, 1.0], [7.5, 8.0]]
+    assert extremes([0.5, 3.0], [0.1, 1.5]) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_used_as_float32(dtype: torch.dtype) -> None:
+    inputs = Unlabelled(torch.tensor([[0.5, 2.0]], dtype=dtype))
+    assert torch.equal(inputs.ready(torch.device("cpu")).inputs, torch.tensor([[0.5, 2.0]]))
+
+
+def test_complex_inputs_are_refused() -> None:
+    examples = Examples(torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"the train part of client 'a' has complex inputs: give their real and imaginary"):
+        Federation({"a": ClientData(examples, examples)}, Unlabelled(examples.inputs), classes=1, mirror=False)
 
 
 def test_digests_tell_data_apart(own_set: Own) -> None:

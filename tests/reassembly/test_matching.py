@@ -80,3 +80,11 @@ def test_models_are_matched_in_eval_mode_and_left_in_theirs() -> None:
     matching = match({"a": dropping}, [nn.Linear(4, 3), dropping], torch.randn(5, 4))
     assert matching.choice == {"a": 1}
     assert dropping.training
+
+
+def test_of_nothing_nobody_is_matched() -> None:
+    probe, model = torch.randn(3, 2), nn.Linear(2, 2)
+    for owners, candidates in (({"a": model}, []), ({}, [model]), ({}, [])):
+        matching = match(owners, candidates, probe)
+        assert matching.choice == {}
+        assert matching.scores.shape == (len(owners), len(candidates))

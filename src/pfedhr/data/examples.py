@@ -15,11 +15,11 @@ class DataError(PfedhrError):
 
 
 def ready(inputs: Tensor, device: torch.device) -> Tensor:
-    """Return `inputs` on `device` as a network takes them: uint8 images scaled from 0..255 to [-1, 1], float64 as float32."""
+    """Return `inputs` on `device` as a network takes them: uint8 images scaled from 0..255 to [-1, 1], floats as float32."""
     inputs = inputs.to(device)
     if inputs.dtype == torch.uint8:
         return inputs.float().div_(127.5).sub_(1.0)
-    return inputs.float() if inputs.dtype == torch.float64 else inputs
+    return inputs.float() if inputs.is_floating_point() else inputs
 
 
 def check_labels(place: str, labels: Tensor, classes: int) -> None:
@@ -36,6 +36,8 @@ def check_inputs(place: str, inputs: Tensor) -> None:
     """Raise DataError, naming `place`, unless `inputs` (n, ...), n >= 1, are plain numbers to learn from, and finite."""
     if inputs.layout != torch.strided:
         raise DataError(f"{place} has sparse inputs: give dense ones, as inputs.to_dense() makes them")
+    if inputs.is_complex():
+        raise DataError(f"{place} has complex inputs: give their real and imaginary parts, as torch.view_as_real makes them")
     if inputs.requires_grad:
         raise DataError(f"{place} has inputs that require gradients: give inputs.detach()")
     if not inputs[0].numel():

@@ -135,15 +135,22 @@ class Federation:
 
     @property
     def extremes(self) -> Tensor:
-        """The inputs (n, ...) that hold the least and the largest number at every place, where inputs are numbers of things.
+        """The inputs (n, ...) that hold the least and the largest number at every place that holds numbers of things.
 
-        None (0, ...) where they are measurements or images: of those, one shows as much as another.
+        These are whole, if need be in floats beside measurements. None (0, ...) where all are measurements, or images: of
+        those, one shows as much as another.
         """
-        some = next(iter(self.clients.values())).train.inputs
-        if some.is_floating_point() or some.dtype in (torch.uint8, torch.bool):
+        parts = [examples.inputs for _, examples in self._parts()]
+        some = parts[0]
+        whole = torch.ones(some.shape[1:], dtype=torch.bool, device=some.device)
+        if some.is_floating_point():
+            for part in parts:
+                whole &= (part == part.round()).all(0)
+        if some.dtype in (torch.uint8, torch.bool) or not whole.any():
             return some[:0]
-        inputs = torch.cat([examples.inputs for _, examples in self._parts()])
-        return inputs[torch.cat([inputs.argmin(0).flatten(), inputs.argmax(0).flatten()]).unique()]
+        inputs = torch.cat(parts)
+        numbers = inputs[:, whole]
+        return inputs[torch.cat([numbers.argmin(0), numbers.argmax(0)]).unique()]
 
     @property
     def digests(self) -> dict[str, str]:

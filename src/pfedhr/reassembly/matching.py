@@ -57,6 +57,8 @@ def match_logits(
 
     `exclude`: pairs (owner, number of a candidate) that may not be matched.
     """
+    if not owners or not candidates:
+        return Matching({}, torch.zeros(len(owners), len(candidates)))
     scores = score(torch.stack(list(owners.values())), torch.stack(list(candidates)))
     choice: dict[str, int] = {}
     for row, owner in zip(scores, owners, strict=True):

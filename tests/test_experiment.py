@@ -82,6 +82,7 @@ def test_the_file_of_the_readme_and_the_default_agree() -> None:
         ("[clients]\nmodels = 'cnn1'", ["clients.models = 'cnn1'", "list of strings"]),
         ("[algorithm]\nname = 'pfedhrr'", ["algorithm.name = 'pfedhrr'", "did you mean 'pfedhr'?", "local"]),
         ("[algorithm]\ngroup = 4", ["unknown field algorithm.group", "did you mean 'algorithm.groups'?"]),
+        ("[algorithm]\nprset = 'paper'", ["unknown field algorithm.prset", "did you mean 'algorithm.preset'?"]),
         ("[algorithm]\nstitch = 'heavy'", ["algorithm.stitch = 'heavy'", "light, full"]),
         ("[algorithm]\nname = 'local'\ngroups = 4", ["unknown field algorithm.groups"]),
         ("[algorithm]\nname = 'fedavg'\ngroups = 3", ["unknown field algorithm.groups", "fedavg has no setting groups"]),

@@ -133,6 +133,9 @@ def test_a_method_of_ones_own_is_compared_under_its_label(tmp_path: Path) -> Non
         ([f"{OWN},toy_methods:SameLabel"], "toy_methods:Damped and toy_methods:SameLabel are both called 'damped'"),
         ([f"fedavg,{OWN}", "--damped.kind", "square"], "damped.kind = 'square'"),
         ([f"fedavg,{OWN}", "--kind", "none"], "unknown field --kind"),
+        (["fedprox", "--fedprox.mu", "1"], "unknown field --fedprox.mu in the command line: known are name, proximal_weight"),
+        (["fedprox", "--fedprox.proximal_wait", "1"], "did you mean '--fedprox.proximal_weight'?"),
+        (["pfedhr", "--pfedhr.prset", "paper"], "did you mean '--pfedhr.preset'?"),
         (["toy_methods:Odd"], "--algorithms: unknown method 'toy_methods:Odd': its field weight"),
     ],
 )

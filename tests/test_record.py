@@ -17,7 +17,8 @@ from pfedhr.record import MetricError, read_rounds
 from pfedhr.watching import Silent
 
 TOLD: dict[str, Any] = {}
-"""What the method below tells of its server's step and, under "loss", of its clients'."""
+"""What the method below tells of its server's step and, under these names, of its clients'."""
+OF_CLIENTS = ("loss", "drift")
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Telling(Local):
 
     def client_step(self, state: Any, message: Any, view: Any) -> Any:
         *rest, metrics = super().client_step(state, message, view)
-        return *rest, metrics | {name: value for name, value in TOLD.items() if name == "loss"}
+        return *rest, metrics | {name: value for name, value in TOLD.items() if name in OF_CLIENTS}
 
     def server_step(self, state: Any, replies: Any, view: Any) -> Any:
         state, metrics = super().server_step(state, replies, view)
-        return state, metrics | {name: value for name, value in TOLD.items() if name != "loss"}
+        return state, metrics | {name: value for name, value in TOLD.items() if name not in OF_CLIENTS}
 
 
 def run(path: Path, **told: object) -> list[dict[str, Any]]:
@@ -47,6 +48,13 @@ def test_what_is_json_is_told(tmp_path: Path) -> None:
     assert [{name: one[name] for name in told} for one in run(tmp_path / "run", **told)] == [told] * 3
 
 
+def test_what_clients_tell_of_their_steps_is_kept_by_client(tmp_path: Path) -> None:
+    records = run(tmp_path / "run", drift=[0.5, 1])
+    for record in records:
+        assert record["told"] == {client: {"drift": [0.5, 1]} for client in record["active"]}
+    assert all(record["told"] == {} for record in run(tmp_path / "another"))
+
+
 @pytest.mark.parametrize(
     ("told", "words"),
     [
@@ -54,6 +62,8 @@ def test_what_is_json_is_told(tmp_path: Path) -> None:
         ({"accuracy": 0.5}, r"server_step tells of a metric 'accuracy'.*give it another"),
         ({"norm": torch.ones(2)}, r"metric 'norm' of the method's server_step \(round 1\).*\.tolist\(\)"),
         ({"names": [{"a"}]}, r"metric 'names' of the method's server_step \(round 1\)"),
+        ({"drift": torch.ones(1)}, r"metric 'drift' of the method's client_step \(client client0., round 1\)"),
+        ({"told": 1}, r"server_step tells of a metric 'told'.*give it another"),
         ({"loss": torch.ones(1)}, r"metric 'loss' of the method's client_step \(client client0., round 1\)"),
     ],
 )

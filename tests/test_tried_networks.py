@@ -51,6 +51,28 @@ def test_inputs_of_a_type_that_the_network_does_not_take_are_refused() -> None:
         check_network(ModelSpec(f"{__name__}:frozen", (1, 2, 2), 3), torch.zeros(2, 1, 2, 2))
 
 
+def branched(shape: tuple[int, ...], classes: int) -> nn.Module:
+    class Branched(nn.Module):
+        """Its last linear layer of that many outputs is not what it returns."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.gate = nn.Linear(4, classes), nn.Linear(4, classes)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x.flatten(1)) * self.gate(x.flatten(1)).sigmoid()
+
+    return Branched()
+
+
+def test_an_adapter_that_would_be_put_elsewhere_than_at_the_head_is_refused() -> None:
+    images = torch.randn(2, 1, 2, 2)
+    check_network(ModelSpec(f"{__name__}:branched", (1, 2, 2), 3), images)
+    check_network(ModelSpec(f"{__name__}:dropping", (1, 2, 2), 3, features=8), images)
+    with pytest.raises(ModelError, match=r"clients\.features = 8 would put an adapter into '.*branched' where its head is not"):
+        check_network(ModelSpec(f"{__name__}:branched", (1, 2, 2), 3, features=8), images)
+
+
 def dropping(shape: tuple[int, ...], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, classes))
 

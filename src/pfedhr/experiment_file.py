@@ -6,7 +6,7 @@ import dataclasses
 import json
 import tomllib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +94,7 @@ def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
     kinds = _kinds(Experiment, _method(table["algorithm"]["name"], place))
     for name, values in options.items():
         if name not in kinds:
-            raise ExperimentError(f"unknown field --{name} in {place}: {nearest(name, kinds, '--')}see --help")
+            raise ExperimentError(f"unknown field --{name} in {place}: {_known_beside(name, kinds)}")
         if not values or (len(values) > 1 and kinds[name] != tuple[str, ...]):
             raise ExperimentError(f"--{name} {' '.join(values)} in {place}: one value was expected, not {len(values)}")
         section, _, field = name.rpartition(".")
@@ -120,6 +120,16 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
         name, values = name.replace("-", "_"), [value] if equals else []
     if name:
         yield name, values
+
+
+def _known_beside(name: str, kinds: Iterable[str]) -> str:
+    """Return which field was meant, and those of its section; where there is no such section, where to read of all."""
+    section, _, field = name.rpartition(".")
+    known = [other.rpartition(".")[2] for other in kinds if section and other.rpartition(".")[0] == section]
+    if not known:
+        return f"{nearest(name, kinds, '--')}see --help"
+    near = nearest(field, [*known, *(["preset"] if section == "algorithm" else [])], f"--{section}.")
+    return f"{near}known are {', '.join(sorted(known))}"
 
 
 def _kinds(cls: type, method: type[Algorithm], path: str = "") -> dict[str, Any]:
@@ -159,7 +169,8 @@ def _from_table(cls: Any, table: Any, path: str, place: str) -> Any:
     for key in table:
         if key not in known:
             names = f"known are {', '.join(sorted(known))}" if known else f"{cls.name} has no setting {key}"
-            raise ExperimentError(f"unknown field {path}{key} in {place}: {nearest(key, known, path)}{names}")
+            near = nearest(key, {*known, "preset"} if path == "algorithm." else known, path)
+            raise ExperimentError(f"unknown field {path}{key} in {place}: {near}{names}")
     return cls(**{key: _from_value(kinds[key], value, f"{path}{key}", place) for key, value in table.items()})
 
 

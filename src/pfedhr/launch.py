@@ -188,7 +188,8 @@ def _check_any_taken(algorithm: Algorithm, rounds: Sequence[Mapping[str, Any]]) 
         round, client, why = refused[-1]
         raise RunError(
             f"{algorithm.name}: every reply of every round was refused, so that no client has learnt anything, that of "
-            f"{client} in round {round} because {why}: choose other networks in clients.models, or another method"
+            f"{client} in round {round} because {why}: choose other networks in clients.models, or another method; of a "
+            f"method of your own, see whether its client_step gives what reply_type says"
         )
 
 

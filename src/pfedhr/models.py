@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pfedhr.errors import nearest
-from pfedhr.heads import adapt
+from pfedhr.heads import Extractor, HeadError, adapt
 from pfedhr.imports import NotFoundError, imported
 from pfedhr.inference import LARGEST_BATCH, inference
 from pfedhr.seeding import seeded
@@ -55,7 +55,8 @@ def build(spec: ModelSpec, seed: int, *path: int | str) -> nn.Module:
 def check_network(spec: ModelSpec, example: Tensor) -> None:
     """Raise ModelError unless the network of `spec` can be trained and maps `example` (2, ...) to logits (2, classes) float32.
 
-    It must do so in evaluation and in training, be made of tensors that can be kept, and be the same whenever it is made.
+    It must do so in evaluation and in training, be made of tensors that can be kept, and be the same whenever it is made; an
+    adapter must have taken the place of its head.
     """
     model = build(spec, 0)
     _check_weights(spec, model)
@@ -63,6 +64,8 @@ def check_network(spec: ModelSpec, example: Tensor) -> None:
     with seeded(0, "check"):  # dropout draws
         with inference(model):
             _check_output(spec, model, example, "a batch of two")
+        if spec.features:
+            _check_adapter(spec, model, example)
         _check_output(spec, model.train(), example, "a batch of two in training")
 
 
@@ -137,6 +140,17 @@ def _equal(first: Tensor | None, second: Tensor | None) -> bool:
     if first is None or second is None or first.shape != second.shape or first.dtype != second.dtype:
         return False
     return torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
+
+
+def _check_adapter(spec: ModelSpec, model: nn.Module, example: Tensor) -> None:
+    """Raise ModelError unless the adapter, in the place of the last linear layer by name, gives what `model` returns."""
+    try:
+        Extractor(model, spec.classes).check(example)
+    except HeadError as error:
+        raise ModelError(
+            f"clients.features = {spec.features} would put an adapter into {spec.factory!r} where its head is not: {error}; or "
+            f"set clients.features = 0"
+        ) from error
 
 
 def _check_output(spec: ModelSpec, model: nn.Module, example: Tensor, batch: str) -> None:

@@ -7,9 +7,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from pfedhr.algorithm import Metrics
 from pfedhr.errors import PfedhrError, RunError
 from pfedhr.federate import RoundResult
 from pfedhr.statistics import mean_or_none
+
+PLACED = ("loss", "declined", "train_seconds", "evaluate_seconds")
+"""Metrics of a client's step that have places of their own in the record of a round."""
 
 
 class MetricError(PfedhrError):
@@ -17,7 +21,8 @@ class MetricError(PfedhrError):
 
 
 def record(result: RoundResult) -> dict[str, Any]:
-    """Return the line of rounds.jsonl: accuracy is over all clients, at their last evaluation; `active`: who trained now.
+    """Return the line of rounds.jsonl: accuracy is over all clients, at their last evaluation; `active`: who trained now;
+    `told`: what a client's step tells beside.
 
     Raises MetricError for a method's metric that has no place in it.
     """
@@ -27,6 +32,7 @@ def record(result: RoundResult) -> dict[str, Any]:
     spread = {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "min": min(values)} if values else None
     accuracy = spread and {**spread, "active": active}
     losses = {client: metrics.get("loss") for client, metrics in trained.items()}
+    told = {client: beyond for client, metrics in trained.items() if (beyond := _beyond(metrics))}
     own = {
         "round": result.round,
         "seconds": result.seconds,
@@ -41,9 +47,11 @@ def record(result: RoundResult) -> dict[str, Any]:
         "accuracy": accuracy,
         "declined": [client for client, metrics in trained.items() if metrics.get("declined")],
         "losses": losses,
+        "told": told,
     }
-    for client, loss in losses.items():
-        _check("loss", loss, f"the method's client_step (client {client}, round {result.round})")
+    for client in trained:
+        for name, value in {"loss": losses[client], **told.get(client, {})}.items():
+            _check(name, value, f"the method's client_step (client {client}, round {result.round})")
     for name, value in result.server.items():
         _check(name, value, f"the method's server_step (round {result.round})")
         if name in own:
@@ -52,6 +60,11 @@ def record(result: RoundResult) -> dict[str, Any]:
                 f"it another name"
             )
     return own | result.server
+
+
+def _beyond(metrics: Metrics) -> Metrics:
+    """Return what a client's step tells beyond what every record has a place for."""
+    return {name: value for name, value in metrics.items() if name not in PLACED}
 
 
 def _check(name: str, value: Any, place: str) -> None:

@@ -124,13 +124,14 @@ def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() 
     assert rows["client00"] != rows["client02"]  # two clients of one structure are told apart
 
 
-def test_where_no_candidate_exists_fewer_groups_are_tried() -> None:
+def test_where_no_candidate_exists_fewer_groups_are_tried(caplog: pytest.LogCaptureFixture) -> None:
     cohort = make_cohort("mlp", clients=2)
     # Two chains of four: no candidate has five blocks, so no five groups can all be in one.
     for groups in (7, 5):
         algorithm = PFedHR.paper(groups=groups, tuning_epochs=0, probe=16)
         _, metrics = algorithm.server_step(NOTHING, uploads_of(cohort), InProcess(algorithm, Workers(cohort)).server_view(1))
-        assert 2 <= len(metrics["groups"]) < 5
+        assert 2 <= (made := len(metrics["groups"])) < 5
+        assert f"blocks fall into {made} groups, not into the {groups} of algorithm.groups" in caplog.text
         assert metrics["candidates"] >= 1
 
 

@@ -107,12 +107,14 @@ def test_more_examples_than_there_are(own_set: Own) -> None:
 def test_a_client_left_without_test_examples_is_named(own_set: Own) -> None:
     with pytest.raises(DataError, match=r"client00 is left with 1 of 9 private examples.*data\.examples.*clients\.count"):
         build_federation(DataOptions(own_set(10), partition="iid"), PublicOptions(), 9, seed=0)
+    with pytest.raises(DataError, match=r"client00 is left with 1 of .*data\.partition = iid or dirichlet, for by classes no"):
+        build_federation(DataOptions(own_set(40), classes_per_client=1, shard_size=1), PublicOptions(), 3, seed=0)
 
 
 @pytest.mark.parametrize("partition", ["iid", "classes", "dirichlet"])
 def test_too_few_examples_are_told_by_the_settings_that_give_more(own_set: Own, partition: Any) -> None:
     data = DataOptions(own_set(40), examples=8, partition=partition)
-    with pytest.raises(DataError, match=r"have more examples \(data\.examples\).*\(clients\.count\)"):
+    with pytest.raises(DataError, match=r"have more examples \(data\.examples.*\(clients\.count\)"):
         build_federation(data, PublicOptions(), 20, seed=0)
 
 

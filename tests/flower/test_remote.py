@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 from collections.abc import Iterator
@@ -94,6 +95,7 @@ def spoilt(delivery: Delivery, how: str) -> Delivery:
         "metrics": dataclasses.replace(delivery, head=pack(dataclasses.replace(answer, metrics="[]"))),
         "times": dataclasses.replace(delivery, head=pack(dataclasses.replace(answer, metrics='{"train_seconds": "x"}'))),
         "no json": dataclasses.replace(delivery, head=pack(dataclasses.replace(answer, metrics="{"))),
+        "long": dataclasses.replace(delivery, head=pack(dataclasses.replace(answer, metrics=json.dumps({"a": "x" * 2**16})))),
     }[how]
 
 
@@ -104,7 +106,7 @@ def useless(upload: bytes | None) -> bytes:
 
 FAULTS = [
     *("late", "raises", "garbage", "garbage beside", "nothing beside", "no scores", "as another"),
-    *("useless beside", "of another round", "from another node", "metrics", "times", "no json"),
+    *("useless beside", "of another round", "from another node", "metrics", "times", "no json", "long"),
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +11,8 @@ import torch
 
 from pfedhr.algorithms.stopwatch import Stopwatch
 from pfedhr.reassembly import BlockBank, Groups, Recipe, Similarity, group, propose
+
+LOG = logging.getLogger("pfedhr")
 
 
 @dataclass(frozen=True)
@@ -32,5 +36,18 @@ def search(
         with watch("propose"):
             recipes = propose(groups, bank, limit=limits.candidates, rng=rng, repeat_groups=limits.repeat_groups)
         if recipes:
+            tell_fewer(limits.groups, count)
             return groups, recipes
     return (), ()
+
+
+@functools.cache
+def tell_fewer(asked: int, made: int) -> None:
+    """Warn, once for all rounds and runs of a study, where there are fewer groups than were asked for."""
+    if made < asked:
+        LOG.warning(
+            "a round's blocks fall into %d groups, not into the %d of algorithm.groups: of more, no candidate has a block of "
+            "every one; choose fewer, or deeper networks",
+            made,
+            asked,
+        )

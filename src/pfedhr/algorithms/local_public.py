@@ -18,7 +18,7 @@ class LocalPublic(Alone):
     """In each round a client trains on the public labels, then on its own examples."""
 
     public_epochs: int = 3
-    """Epochs on the public examples in a round, 3 as pFedHR's server tunes for; 0 needs no labels."""
+    """Epochs on the public examples in a round, 3 as the server of pFedHR's paper tunes for; 0 needs no labels."""
 
     name = "local-public"
     uncovered = None

@@ -13,7 +13,7 @@ import torch
 
 from pfedhr.algorithm import Algorithm, SettingError, Setup
 from pfedhr.data import Examples
-from pfedhr.heads import Extractor
+from pfedhr.heads import Extractor, HeadError
 from pfedhr.learning import Privacy, PrivacyError, check_gradients
 from pfedhr.models import build, check_last_batch
 from pfedhr.seeding import seeded
@@ -144,8 +144,11 @@ def common_features(algorithm: Algorithm, setup: Setup) -> None:
     """Raise SettingError unless the features of all clients' networks have one width, or HeadError if one has no head."""
     widths: dict[str, int] = {}
     for network in setup.structures:
-        extractor = Extractor(build(network, 0), network.classes)
-        extractor.check(setup.examples)
+        try:
+            extractor = Extractor(build(network, 0), network.classes)
+            extractor.check(setup.examples)
+        except HeadError as error:
+            raise HeadError(f"the network {network.factory!r}: {error}") from error
         widths[network.factory] = extractor.head.in_features
     if len(set(widths.values())) > 1:
         found = ", ".join(f"{name} {width}" for name, width in widths.items())

@@ -57,8 +57,8 @@ def by_classes(
     if most[scarcest] < 1:
         raise DataError(
             f"class {present[scarcest]} has {available[scarcest]} examples for {used[scarcest]} clients, fewer than one each: "
-            "have more examples (data.examples), fewer clients (clients.count) or fewer classes a client "
-            "(data.classes_per_client)"
+            "have more examples (data.examples, 0 = all), fewer clients (clients.count) or fewer classes a client "
+            "(data.classes_per_client), leave the class out of the data, or set data.partition = iid or dirichlet"
         )
     if not 1 <= size <= most[scarcest]:
         raise DataError(

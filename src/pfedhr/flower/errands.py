@@ -133,6 +133,8 @@ class Answer:
 
     def report(self, reply: bytes | None) -> Report:
         """Return it as the loop takes it. Raises ValueError if its metrics or scores are not what a method tells."""
+        if len(self.metrics) > LONGEST_METRICS:
+            raise ValueError(f"metrics of {len(self.metrics)} characters")
         try:
             metrics: Any = json.loads(self.metrics)
         except RecursionError as error:
@@ -149,6 +151,8 @@ def _within(value: Any, least: float, most: float) -> bool:
     return isinstance(value, int | float) and least <= value <= most
 
 
+LONGEST_METRICS = 2**16
+"""The most characters of metrics that a server keeps of a client's step."""
 _NUMBERS = {
     "loss": (-sys.float_info.max, sys.float_info.max),
     "train_seconds": (0.0, 1e9),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, DecompositionError
+from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, ModesDiffer
 
 MODE = "pfedhr_mode"
 """The name under which a graph asks whether it is in training."""
@@ -16,7 +16,7 @@ MODE = "pfedhr_mode"
 def merge_modes(trained: fx.Graph, evaluated: fx.Graph) -> None:
     """Make `evaluated` the graph of both modes, asking for the mode where they differ in a flag, a rate or a count.
 
-    Raises DecompositionError, naming the first place, where they differ in anything else.
+    Raises ModesDiffer, naming the first place, where they differ in anything else.
     """
     merge = _Merge(evaluated)
     for node in trained.nodes:
@@ -40,9 +40,7 @@ class _Merge:
         """Let a node of training and the next of evaluation be one."""
         here = self._next
         if (node.op, node.target) != (here.op, here.target):
-            raise DecompositionError(
-                f"it computes something else in training than in evaluation, first at {node} against {here}"
-            )
+            raise ModesDiffer(f"it computes something else in training than in evaluation, first at {node} against {here}")
         here.args, here.kwargs = self._merged(node.args, here.args), self._merged(node.kwargs, here.kwargs)
         self._partner[node] = here
         self._next = next(self._ahead, here)
@@ -70,7 +68,7 @@ class _Merge:
         """Return what takes the place of an argument in training and its like in evaluation."""
         if isinstance(mine, fx.Node):
             if self._partner.get(mine) is not theirs:
-                raise DecompositionError(f"it computes something else in training than in evaluation, first at {mine}")
+                raise ModesDiffer(f"it computes something else in training than in evaluation, first at {mine}")
             return theirs
         if type(mine) is type(theirs) and isinstance(mine, tuple | list) and len(mine) == len(theirs):
             return type(theirs)(self._merged(a, b) for a, b in zip(mine, theirs, strict=True))
@@ -84,7 +82,7 @@ class _Merge:
             return theirs
         if isinstance(mine, float) and theirs == 0.0:
             return self._rate(mine)
-        raise DecompositionError(f"it uses {mine} in training where it uses {theirs} in evaluation, at {self._next}")
+        raise ModesDiffer(f"it uses {mine} in training where it uses {theirs} in evaluation, at {self._next}")
 
     def _rate(self, trained: float) -> fx.Node:
         """Return the node that is a rate in training and 0 in evaluation."""

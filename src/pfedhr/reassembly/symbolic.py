@@ -33,6 +33,10 @@ class DecompositionError(PfedhrError):
     """A network that cannot be cut; the message names the place and the remedies."""
 
 
+class ModesDiffer(DecompositionError):
+    """A network that computes something else in training than in evaluation."""
+
+
 class Mode(nn.Module):
     """Tells a graph whether it is in training."""
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from traceback import walk_tb
 from typing import Any
 
 import jaxtyping
@@ -21,6 +22,7 @@ from pfedhr.reassembly.symbolic import (
     EVALUATED_BATCHES,
     TRAINED_BATCHES,
     DecompositionError,
+    ModesDiffer,
     ShapeTracer,
     batch_first,
     shaped,
@@ -35,6 +37,15 @@ BLOCKS_BY_HAND = (
 REMEDIES = (
     "Remedies: keep forward() free of branches on values, give every argument after the first a default, return one tensor"
     + BLOCKS_BY_HAND
+)
+_ALIKE = (
+    "Remedies: call the same layers in training and in evaluation, for dropout and batch norms heed the mode themselves, or "
+    "give functions training=self.training; for padding masks make torch's TransformerEncoder with enable_nested_tensor=False"
+    + BLOCKS_BY_HAND
+)
+_PADDED = "Remedies: give recurrent layers the padded batch, for packed sequences cannot be followed" + BLOCKS_BY_HAND
+_UNASSERTED = (
+    "Remedies: leave out assertions on the type of what flows, which is no Tensor while forward() is followed" + BLOCKS_BY_HAND
 )
 _ALONE = threading.RLock()
 """Held by the thread that traces: meanwhile functions of torch and of Python are replaced, and that for the whole process."""
@@ -59,6 +70,7 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
     as it was; threads take turns. Raises DecompositionError if it cannot be traced, or differs between training and evaluation
     in more than flags and rates.
     """
+    _check_followable(model, wholes)
     try:
         with _ALONE, _unchecked_types():
             try:
@@ -67,9 +79,32 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
                 # A module with weights of its own may compute what cannot be followed, yet run well as one operation.
                 found = _trace_modes(model, example, wholes, owners_whole=True)
     except Exception as error:
-        reason = str(error) if isinstance(error, DecompositionError) else f"{type(error).__name__}: {error}"
-        raise DecompositionError(f"{type(model).__name__} cannot be traced: {reason}. {REMEDIES}") from error
+        words = " ".join(str(error).split()).rstrip(".")
+        reason = words if isinstance(error, DecompositionError) else f"{type(error).__name__}{words and ': ' + words}"
+        raise DecompositionError(f"{type(model).__name__} cannot be traced: {reason}. {_remedies(error)}") from error
     return found
+
+
+def _remedies(error: Exception) -> str:
+    """Return what may be done where a trace ended in `error`."""
+    if isinstance(error, ModesDiffer):
+        return _ALIKE
+    if any(frame.f_globals.get("__name__") == nn.utils.rnn.__name__ for frame, _ in walk_tb(error.__traceback__)):
+        return _PADDED
+    return _UNASSERTED if isinstance(error, AssertionError) else REMEDIES
+
+
+def _check_followable(model: nn.Module, wholes: Sequence[nn.Module]) -> None:
+    """Raise DecompositionError for a network whose forward() is no Python any more, but in `wholes`."""
+    for name, module in model.named_modules():
+        # What torch.compile gives, whose class would take long to import.
+        compiled = hasattr(module, "_orig_mod") and all(module is not whole for whole in wholes)
+        if compiled or (module is model and isinstance(module, torch.jit.ScriptModule)):
+            what = "torch.compile" if compiled else "torch.jit"
+            raise DecompositionError(
+                f"{name or 'the network'} was made by {what}, and its forward() cannot be followed. Remedy: give the network "
+                f"that it was made of, which may be compiled where it runs"
+            )
 
 
 @contextmanager

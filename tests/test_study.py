@@ -25,7 +25,7 @@ from pfedhr.disk import LockedError, locked
 from pfedhr.experiment_file import dump
 from pfedhr.launch import prepare, start
 from pfedhr.parcel import pack
-from pfedhr.results import ResultsError, collect, read_results, told_runs, write_results
+from pfedhr.results import ResultsError, collect, data_of, read_results, told_runs, write_results
 from pfedhr.run import read_rounds
 from pfedhr.study import Cell, Setting, StudyError, cells_of, is_finished, run_cells
 
@@ -58,14 +58,6 @@ def test_all_methods_of_a_seed_meet_the_same_conditions(cells: list[Cell], store
         assert losses[0] == losses[1]
 
 
-def test_seeds_differ_and_share_a_folder_above(cells: list[Cell]) -> None:
-    parents = {cell.method: set() for cell in cells}
-    for cell in cells:
-        parents[cell.method].add(Path(cell.folder).parent)
-    assert all(len(found) == 1 for found in parents.values())
-    assert len({cell.folder for cell in cells}) == 4
-
-
 def test_a_finished_cell_is_never_run_twice(cells: list[Cell], store: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
     told = Told()
@@ -78,7 +70,7 @@ def test_a_run_that_tables_tell_of_needs_no_files(cells: list[Cell], store: Path
     write_results(collect(cells[:2], store), tmp_path / "tables")
     runs, told = told_runs([tmp_path / "tables"]), Told()
     assert runs.keys() == {cell.folder for cell in cells[:2]}
-    assert run_cells(cells, tmp_path / "store", 1, told, runs) == {}
+    assert run_cells(cells, tmp_path / "store", 1, told, data_of(runs)) == {}
     assert told.began == (4, 2)
     assert told.ended == {cell.folder: "" for cell in cells[2:]}
     assert timeless(collect(cells, tmp_path / "store", runs)) == timeless(collect(cells, store))
@@ -95,11 +87,11 @@ def test_a_run_that_tables_tell_of_needs_no_files(cells: list[Cell], store: Path
 def test_a_run_that_ended_before_it_said_who_made_it_goes_on_and_says_so(
     cells: list[Cell], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed() -> str:
+    def killed(makers: object) -> dict[str, str]:
         raise RuntimeError("killed")
 
     with monkeypatch.context() as context:
-        context.setattr("pfedhr.study.machine", killed)
+        context.setattr("pfedhr.study._Makers.all", property(killed))
         assert "killed" in run_cells(cells[:1], tmp_path, 1, Told())[cells[0].folder]
     assert (tmp_path / cells[0].folder / "clients.csv").exists()
     assert not is_finished(tmp_path / cells[0].folder)
@@ -223,3 +215,31 @@ def test_methods_whose_clients_would_hold_other_examples_are_not_compared(
         run_cells(cells, tmp_path / "old", 1, Told())
     kept.unlink()  # as in runs of before
     assert run_cells(cells, tmp_path / "old", 1, Told()) == {}
+
+
+def test_runs_that_only_tables_tell_of_hold_their_pairs_to_their_examples(
+    cells: list[Cell], store: Path, tmp_path: Path
+) -> None:
+    write_results(collect(cells[:1], store), tmp_path)
+    runs = data_of(told_runs([tmp_path]))
+    assert runs == {cells[0].folder: prepare(cells[0].experiment).federation.digests["clients"]}
+    with pytest.raises(StudyError, match="other examples than those of local-"):
+        run_cells(cells, tmp_path / "new", 1, Told(), {cells[0].folder: "0" * 64})
+    assert not (tmp_path / "new").exists()
+    table = tmp_path / "cells.csv"
+    rows = [line.rpartition(",")[0] for line in table.read_text().splitlines()]
+    table.write_text("\n".join(rows) + "\n")  # of before the digest was kept
+    assert data_of(told_runs([tmp_path])) == {cells[0].folder: ""}
+    assert run_cells(cells[:2], tmp_path / "new", 1, Told(), {cells[0].folder: ""}) == {}
+
+
+def test_a_run_says_of_all_who_made_it(cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was stopped may be finished by another version."""
+    for version in ("one", "two", "one"):
+        with monkeypatch.context() as context:
+            context.setattr("pfedhr.study.versions", lambda version=version: version)
+            context.setattr("pfedhr.study._Makers.end_round", lambda *told: 1 / 0)
+            assert "ZeroDivisionError" in run_cells(cells[:1], tmp_path, 1, Told())[cells[0].folder]
+    monkeypatch.setattr("pfedhr.study.versions", lambda: "three")
+    assert run_cells(cells[:1], tmp_path, 1, Told()) == {}
+    assert collect(cells[:1], tmp_path).cells[0].versions == "one; two; three"

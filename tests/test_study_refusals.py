@@ -31,6 +31,15 @@ def test_what_a_method_does_not_use_makes_no_cell_of_its_own() -> None:
     assert cells_of([Setting("x", workers, {"called": TINY})], [3])[0].folder == folders[0]["pfedhr"]
 
 
+def test_seeds_differ_and_share_a_folder_above() -> None:
+    cells = cells_of([Setting("toy", BASE, {"local": Local(), "pfedhr": TINY})], [0, 1])
+    parents = {cell.method: set() for cell in cells}
+    for cell in cells:
+        parents[cell.method].add(Path(cell.folder).parent)
+    assert all(len(found) == 1 for found in parents.values())
+    assert len({cell.folder for cell in cells}) == 4
+
+
 def faulty_once(directory: str) -> Dataset:
     """A data set that is there whenever it is wanted but the second time."""
     calls = Path(directory) / "calls"

@@ -25,7 +25,7 @@ from pfedhr.report.comparison import ALONE, comparison_sheet, method_rows
 from pfedhr.report.console import CellsDisplay, table_console
 from pfedhr.report.study import check_kept, read_about, write_rows
 from pfedhr.reproduction import SCALES, TARGETS, beside_sheet, redraw, reproduce
-from pfedhr.results import read_results, told_runs
+from pfedhr.results import data_of, read_results, told_runs
 from pfedhr.study import Setting, StudyError, cells_of, run_cells, without_place
 
 SEEDS = "0,1,2,3,4"
@@ -60,7 +60,7 @@ def compare(arguments: list[str]) -> None:
     at_once, store = count("--workers", workers), path / "cells"
     told = told_runs([path] if (path / "cells.csv").exists() else [])
     check_kept(cells, store, path, {path: told})
-    failed = _watched(lambda display: run_cells(cells, store, at_once, display, told), path)
+    failed = _watched(lambda display: run_cells(cells, store, at_once, display, data_of(told)), path)
     missing = write_rows(cells, store, path, told)
     if missing is not None:
         write(path / BASE, base.encode())

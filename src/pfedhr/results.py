@@ -15,6 +15,7 @@ from pfedhr.disk import csv_bytes, csv_records, csv_row, write
 from pfedhr.errors import PfedhrError
 from pfedhr.run import RunError, read_rounds
 from pfedhr.statistics import mean_or_none, worst_tenth
+from pfedhr.stored import read_data
 from pfedhr.study import MADE, Cell, is_finished
 
 
@@ -50,7 +51,8 @@ class CellRow:
     Accuracies are over all clients, of the last round but for `best`, the highest mean of any round. Bytes are those of packed
     parcels, seconds those of all rounds together; `teacher_ratio` is (teacher - own) / own parameters, the mean over rounds and
     clients (pFedClub's phi), empty without teachers. `folder` is where the run is kept, shared by settings that do not differ
-    for the method; `versions`, `machine` and `date` say how it was made.
+    for the method; `versions`, `machine` and `date` say how it was made, and `data` is the digest of its clients' examples, or
+    empty in tables from before it was kept.
     """
 
     setting: str
@@ -81,6 +83,7 @@ class CellRow:
     versions: str
     machine: str
     date: str
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,11 @@ def told_runs(folders: Iterable[Path]) -> dict[str, Run]:
     return found
 
 
+def data_of(runs: Mapping[str, Run]) -> dict[str, str]:
+    """Return the digest of the clients' examples of each run, "" where its table does not have it."""
+    return {folder: run.cell.data for folder, run in runs.items()}
+
+
 def collect(cells: Iterable[Cell], store: Path, told: Mapping[str, Run] = MappingProxyType({})) -> Results:
     """Return the rows of cells that are finished in `store`, or else `told` by tables.
 
@@ -168,7 +176,8 @@ def _read(cell: Cell, store: Path) -> Run:
         place = {"setting": cell.setting, "method": cell.method, "seed": str(cell.seed)}
         clients = tuple(csv_row(ClientRow, record | place) for record in _records(path / "clients.csv"))
         made = json.loads((path / MADE).read_text())
-        return Run(_summarise(cell, read_rounds(path), clients, made), clients)
+        data = read_data(path).get("clients", "")
+        return Run(_summarise(cell, read_rounds(path), clients, made, data), clients)
     except (KeyError, ValueError, RunError) as error:
         raise ResultsError(
             f"the run in {path} is damaged ({type(error).__name__}: {error}): delete that folder, and the same command "
@@ -176,7 +185,9 @@ def _read(cell: Cell, store: Path) -> Run:
         ) from error
 
 
-def _summarise(cell: Cell, rounds: Sequence[dict[str, Any]], clients: Sequence[ClientRow], made: Mapping[str, str]) -> CellRow:
+def _summarise(
+    cell: Cell, rounds: Sequence[dict[str, Any]], clients: Sequence[ClientRow], made: Mapping[str, str], data: str
+) -> CellRow:
     accuracies = [row.accuracy for row in clients]
 
     def total(name: str) -> Any:
@@ -205,6 +216,7 @@ def _summarise(cell: Cell, rounds: Sequence[dict[str, Any]], clients: Sequence[C
         versions=made["versions"],
         machine=made["machine"],
         date=made["date"],
+        data=data,
     )
 
 

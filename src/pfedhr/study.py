@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from pfedhr.algorithm import Algorithm
@@ -30,6 +31,8 @@ from pfedhr.watching import Silent
 
 MADE = "made.json"
 """Holds, in a run's folder, the versions and the machine that it was made by, and when."""
+MAKERS = "makers.json"
+"""Holds, while a run goes on, the versions and the machines that it has been made by so far."""
 
 
 class StudyError(PfedhrError):
@@ -109,22 +112,23 @@ def _experiment(setting: Setting, algorithm: Algorithm, seed: int) -> Experiment
 
 
 def run_cells(
-    cells: Iterable[Cell], store: Path, workers: int, watch: CellWatcher, told: Collection[str] = frozenset()
+    cells: Iterable[Cell], store: Path, workers: int, watch: CellWatcher, told: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, str]:
     """Run every cell that is not finished in `store`, `workers` at a time; one that was stopped goes on where it stood.
 
-    `told`: the folders of runs that tables tell of, so that they need not be in `store`. All others are checked before any
-    training. Returns why runs failed, by folder; the others are there. Raises what `prepare` raises, LockedError if another
-    process is at work in `store`, StudyError if clients hold other examples in one run than in another that it is paired with.
+    `told`: the runs that tables tell of, so that they need not be in `store`, by their folders, with the digest of their
+    clients' examples, "" = unknown. All others are checked before any training. Returns why runs failed, by folder; the others
+    are there. Raises what `prepare` raises, LockedError if another process is at work in `store`, StudyError if clients hold
+    other examples in one run than in another that it is paired with.
     """
     unique = {cell.folder: cell for cell in cells}
     ahead = _unfinished(unique, store, told)
     pairs = _Pairs()
     for cell in unique.values():
-        pairs.check(cell, read_data(store / cell.folder))
+        pairs.check(cell, read_data(store / cell.folder).get("clients") or told.get(cell.folder))
     for done, cell in enumerate(ahead):
         watch.checked(len(ahead), done)
-        pairs.check(cell, prepare(cell.experiment).federation.digests)
+        pairs.check(cell, prepare(cell.experiment).federation.digests["clients"])
     if ahead:
         watch.checked(len(ahead), len(ahead))
     store.mkdir(parents=True, exist_ok=True)
@@ -137,7 +141,7 @@ def run_cells(
         for cell, error in zip(left, _run_all(left, store, workers), strict=True):
             watch.end_cell(cell, error)
             failed |= {cell.folder: error} if error else {}
-            pairs.check(cell, read_data(store / cell.folder))
+            pairs.check(cell, read_data(store / cell.folder).get("clients"))
     return failed
 
 
@@ -147,14 +151,14 @@ class _Pairs:
     def __init__(self) -> None:
         self._first: dict[object, tuple[str, str]] = {}
 
-    def check(self, cell: Cell, digests: Mapping[str, str]) -> None:
-        """Raise StudyError if the clients of a cell, of which `digests` may be empty, hold other examples than another's."""
-        if not digests:
+    def check(self, cell: Cell, digest: str | None) -> None:
+        """Raise StudyError if the clients of a cell hold other examples, of this `digest` if it is known, than another's."""
+        if not digest:
             return
         experiment = without_place(cell.experiment)
         data = experiment.seed, experiment.data, experiment.public.share, experiment.clients.count
-        folder, digest = self._first.setdefault(data, (cell.folder, digests["clients"]))
-        if digest != digests["clients"]:
+        folder, first = self._first.setdefault(data, (cell.folder, digest))
+        if digest != first:
             raise StudyError(
                 f"data.name = {experiment.data.name!r} gives clients of {cell.folder} other examples than those of {folder} "
                 f"under the same seed, so that the two cannot be compared: let load give the same examples each time, and name "
@@ -196,15 +200,16 @@ def _run_all(cells: Sequence[Cell], store: Path, workers: int) -> Iterator[str]:
 
 def _run_cell(experiment: str, path: Path) -> str:
     """Run, or go on with, a cell; return why it failed, or nothing. Of a finished run, states and networks are not kept."""
+    by = _Makers(path)
     try:
         (path / FAILURE).unlink(missing_ok=True)
         if (path / "experiment.toml").exists():
             write(path / "experiment.toml", experiment.encode())  # the folder of the data may be another by now
-            resume(path, Silent())
+            resume(path, by)
         else:
-            start(parse(experiment, str(path)), path, Silent())
-        made = {"versions": versions(), "machine": machine(), "date": datetime.date.today().isoformat()}
-        write(path / MADE, json.dumps(made).encode())
+            start(parse(experiment, str(path)), path, by)
+        write(path / MADE, json.dumps({**by.all, "date": datetime.date.today().isoformat()}).encode())
+        (path / MAKERS).unlink()
         _drop_states(path)
     except PfedhrError as error:
         return str(error)
@@ -212,6 +217,25 @@ def _run_cell(experiment: str, path: Path) -> str:
         write(path / FAILURE, traceback.format_exc().encode())
         return f"{type(error).__name__}: {error} (all of it in {path / FAILURE})"
     return ""
+
+
+class _Makers(Silent):
+    """Keeps who makes the run in `path`: one that was stopped may be finished by another version, or on another machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path / MAKERS
+
+    def begin(self, label: str, rounds: int, done: int) -> None:
+        """Add this process to those that have made the run."""
+        here = {"versions": versions(), "machine": machine()}
+        before = self.all if self._file.exists() else here
+        added = {what: "; ".join(dict.fromkeys([*before[what].split("; "), one])) for what, one in here.items()}
+        write(self._file, json.dumps(added).encode())
+
+    @property
+    def all(self) -> dict[str, str]:
+        """The versions and machines so far."""
+        return json.loads(self._file.read_bytes())
 
 
 def _drop_states(path: Path) -> None:

@@ -118,6 +118,10 @@ def test_unlike_seeds_are_told() -> None:
     assert [row["seeds"] for row in comparison_records(rows)] == ["1", "0,1", "0,1"]
     sheet = comparison_sheet(rows, "x").only("method", "seeds")
     assert list(map(list, sheet.rows)) == [["local", "1"], ["pfedhr", "0,1"], ["fedmd", "0,1"]]
+    mixed = Results(cells, whole.clients)
+    assert structure_sheet(mixed, "x").only("method", "seeds").rows == [["local", "1"], ["pfedhr", "0,1"], ["fedmd", "0,1"]]
+    assert server_sheet(mixed, "x").only("method", "seeds").rows == [["pfedhr", "0,1"], ["fedmd", "0,1"]]
+    assert "seeds" not in (*structure_sheet(whole, "x").headings, *server_sheet(whole, "x").headings)
 
 
 def test_structures_and_stages_have_their_means() -> None:
@@ -127,8 +131,8 @@ def test_structures_and_stages_have_their_means() -> None:
         ["fedmd", "65.00", "75.00"],
     ]
     rows = server_sheet(results(), "x").rows
-    assert rows[0] == ["pfedhr", "", "", "", "", "", "0.250", "", "4.0", "+0.25"]
-    assert rows[1] == ["fedmd", "", "", "", "", "", "0.250", "", "", ""]
+    assert rows[0] == ["pfedhr", "0.250", "4.0", "+0.25"]
+    assert rows[1] == ["fedmd", "0.250", "", ""]
     assert server_sheet(Results((), ()), "x").rows == []
 
 
@@ -139,6 +143,11 @@ def test_a_sheet_is_markdown_and_latex() -> None:
     assert sheet.latex().count(r"\begin{tabular}{lr}") == 1
     assert r"\caption{T\_1}" in sheet.latex()
     assert r"\textbackslash{}\$\{" in Sheet("", ["a"], [["\\${"]]).latex()
+    odd = Sheet("a|b<c>", ["x & y"], [["*^|\\"]])
+    assert odd.markdown() == "**a\\|b&lt;c>**\n\n| x &amp; y |\n| --- |\n| \\*^\\|\\\\ |\n"
+    assert r"\caption{a\textbar{}b\textless{}c\textgreater{}}" in odd.latex()
+    assert "x \\& y \\\\\n" in odd.latex()
+    assert r"*\textasciicircum{}\textbar{}\textbackslash{}" in odd.latex()
     with (console := Console(width=60)).capture() as captured:
         console.print(Sheet("dose [v2]", ("method", "mean"), [["mine [v2]", "50"]]).console())
     assert captured.get().count("[v2]") == 2

@@ -175,19 +175,31 @@ def structure_sheet(results: Results, setting: str) -> Sheet:
         value = mean_or_none(row.accuracy for row in results.clients if (row.method, row.model) == (method, model))
         return "" if value is None else f"{100 * value:.2f}"
 
-    rows = [[method, *(mean(method, model) for model in models)] for method in results.methods]
-    return Sheet(f"{setting}: mean accuracy by structure", ("method", *models), rows)
+    seeds = _unlike_seeds(results)
+    rows = [[method, seeds[method], *(mean(method, model) for model in models)] for method in results.methods]
+    return Sheet(f"{setting}: mean accuracy by structure", ("method", "seeds", *models), rows).filled()
+
+
+def _unlike_seeds(results: Results) -> dict[str, str]:
+    """Return the seeds of every method as a table shows them; nothing where all have the same."""
+    seeds = {method: tuple(sorted(row.seed for row in results.cells if row.method == method)) for method in results.methods}
+    alike = len(set(seeds.values())) == 1
+    return {method: "" if alike else told_seeds(own) for method, own in seeds.items()}
 
 
 def server_sheet(results: Results, setting: str) -> Sheet:
-    """Return where the server's seconds of a round go, for methods whose server has stages, and how large teachers are."""
+    """Return where the server's seconds of a round go, for methods whose server has stages, and how large teachers are.
+
+    Columns of which no method has anything are left out, and in both tables the seeds where all methods have the same.
+    """
     rows: list[list[str]] = []
+    seeds_of = _unlike_seeds(results)
     for method in results.methods:
         cells = [row for row in results.cells if row.method == method]
         seconds = [statistics.fmean(getattr(row, f"{stage}_seconds") / row.rounds for row in cells) for stage in STAGES]
         if any(seconds):
             count, ratio = (mean_or_none(getattr(row, name) for row in cells) for name in ("candidates", "teacher_ratio"))
             more = ("" if count is None else f"{count:.1f}", "" if ratio is None else f"{ratio:+.2f}")
-            rows.append([method, *(f"{value:.3f}" if value else "" for value in seconds), *more])
+            rows.append([method, seeds_of[method], *(f"{value:.3f}" if value else "" for value in seconds), *more])
     title = f"{setting}: the server's seconds a round by stage"
-    return Sheet(title, ("method", *STAGES, "candidates", "teacher size - 1"), rows)
+    return Sheet(title, ("method", "seeds", *STAGES, "candidates", "teacher size - 1"), rows).filled()

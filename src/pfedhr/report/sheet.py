@@ -13,7 +13,10 @@ from pfedhr.report.console import LAYOUT
 _LATEX = {
     **{letter: f"\\{letter}" for letter in "%_&#${}"},
     **{"±": r"$\pm$", "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
 }
+_MARKDOWN = {"|": r"\|", "<": "&lt;", "*": r"\*", "\\": r"\\", "&": "&amp;"}
+"""What names may hold and Markdown would take for its own; code between backticks stays code."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,16 @@ class Sheet:
 
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown under its title."""
-        lines = [self.headings, ["---", *(["---:"] * (len(self.headings) - 1))], *self.rows]
-        return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+        def line(cells: Sequence[str]) -> str:
+            return f"| {' | '.join(cells)} |\n"
+
+        def text(cell: str) -> str:
+            return "".join(_MARKDOWN.get(letter, letter) for letter in cell)
+
+        marks = ["---", *(["---:"] * (len(self.headings) - 1))]
+        lines = map(line, [[*map(text, self.headings)], marks, *([*map(text, row)] for row in self.rows)])
+        return f"**{text(self.title)}**\n\n" + "".join(lines)
 
     def latex(self) -> str:
         """Return the table in LaTeX, its title as the caption (booktabs)."""

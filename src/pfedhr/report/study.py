@@ -25,11 +25,11 @@ from pfedhr.study import Cell, is_finished, is_there
 NOTES = """\
 Accuracy in percent on each client's own test examples, over all clients after the last round; *mean* ± standard deviation over
 seeds. *best round* is the highest mean of any round. *worst tenth* and *std* are over clients. *teacher*: the accuracy, on the
-client's test examples, of what it was given last to learn from, a teacher or a shared network. *to local* and *to pfedhr*:
-difference in points, paired by seed and client, with the 95 % interval of a bootstrap over seeds and clients within them; with
-few seeds ({seeds} here) it is too narrow where seeds differ as much as clients do. *better / worse off* counts pairs of client
-and seed against learning alone. Megabytes are those of packed parcels, a client a round; seconds are those of a round, all its
-clients or the server."""
+client's test examples, of what it was given last to learn from, a teacher or a shared network; the mean is over those clients
+alone that were given any. *to local* and *to pfedhr*: difference in points, paired by seed and client, with the 95 % interval
+of a bootstrap over seeds and clients within them; with few seeds ({seeds} here) it is too narrow where seeds differ as much as
+clients do. *better / worse off* counts pairs of client and seed against learning alone. Megabytes are those of packed parcels,
+a client a round; seconds are those of a round, all its clients or the server."""
 
 
 def write_report(folder: Path, title: str, results: Results, about: Mapping[str, Any], beside: Sequence[Sheet] = ()) -> None:
@@ -43,7 +43,7 @@ def write_report(folder: Path, title: str, results: Results, about: Mapping[str,
         write(folder / f"{name}.csv", csv_bytes(comparison_records(rows)))
         sheets += [comparison_sheet(rows, setting).filled(), structure_sheet(held, setting)]
         stages = server_sheet(held, setting)
-        sheets += [stages.filled()] if stages.rows else []
+        sheets += [stages] if stages.rows else []
     told = [f"- {name}: {value}" for name, value in {**about, **_made(results)}.items()]
     seeds = len({row.seed for row in results.cells})
     notes = NOTES.format(seeds=seeds)

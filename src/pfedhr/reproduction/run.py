@@ -19,7 +19,7 @@ from pfedhr.reproduction.beside import beside_sheet
 from pfedhr.reproduction.figures import DrawnBlock, draw_settings, draw_teachers, need_matplotlib
 from pfedhr.reproduction.scales import Scale
 from pfedhr.reproduction.targets import TARGETS, Target, settings_of, with_methods
-from pfedhr.results import read_results, told_runs
+from pfedhr.results import data_of, read_results, told_runs
 from pfedhr.run import read_rounds
 from pfedhr.study import Cell, CellWatcher, cells_of, is_finished, run_cells
 
@@ -55,7 +55,7 @@ def reproduce(
     for data, place in places.items():
         check_kept(cells[data], store, place, tables)
     told = {run: rows for table in tables.values() for run, rows in table.items()}
-    failed = run_cells([cell for each in cells.values() for cell in each], store, workers, watch, told)
+    failed = run_cells([cell for each in cells.values() for cell in each], store, workers, watch, data_of(told))
     command = f"pfedhr reproduce {target.name} --scale {scale.name} --seeds {','.join(map(str, seeds))} --workers {workers}"
     command += f" --methods {','.join(methods)}" if methods else ""
     written: list[Path] = []

@@ -15,8 +15,8 @@ _LATEX = {
     **{"±": r"$\pm$", "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
 }
-_MARKDOWN = {"|": r"\|", "<": "&lt;", "*": r"\*", "\\": r"\\", "&": "&amp;"}
-"""What names may hold and Markdown would take for its own; code between backticks stays code."""
+_MARKDOWN = {"|": r"\|", "<": "&lt;", "\\": r"\\", "&": "&amp;"}
+"""What names may hold and would end a cell or vanish in Markdown, whose emphasis and code cells may have."""
 
 
 @dataclass(frozen=True)

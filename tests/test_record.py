@@ -18,7 +18,7 @@ from pfedhr.watching import Silent
 
 TOLD: dict[str, Any] = {}
 """What the method below tells of its server's step and, under these names, of its clients'."""
-OF_CLIENTS = ("loss", "drift")
+OF_CLIENTS = ("loss", "drift", "declined")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def test_what_clients_tell_of_their_steps_is_kept_by_client(tmp_path: Path) -> N
     records = run(tmp_path / "run", drift=[0.5, 1])
     for record in records:
         assert record["told"] == {client: {"drift": [0.5, 1]} for client in record["active"]}
-    assert all(record["told"] == {} for record in run(tmp_path / "another"))
+    for record in run(tmp_path / "another", declined=1):  # which has a place of its own
+        assert (record["told"], record["declined"]) == ({}, record["active"])
 
 
 @pytest.mark.parametrize(

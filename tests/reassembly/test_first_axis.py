@@ -15,9 +15,11 @@ from pfedhr.reassembly import (
     block_similarity,
     decompose,
     deposit,
+    describe,
     group,
     profile,
     propose,
+    rebuild,
     run_chain,
 )
 from pfedhr.seeding import generator
@@ -103,3 +105,41 @@ def test_a_network_that_returns_another_first_axis_is_refused_in_words() -> None
         DecompositionError, match=r"gives \(8, 2, 2\) for a batch of 2: let forward\(\) return the batch as the first"
     ):
         decompose(Recurrent(states, False), SIGNALS)
+
+
+class Pairs(nn.Module):
+    """Looks at every pair of inputs of a batch: (batch, batch, features) crosses, which is no shape that a block could have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.between, self.head = nn.Linear(6, 4), nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x).relu()
+        return self.head(self.between(hidden[:, None] - hidden[None]).relu().mean(1))
+
+
+def test_no_block_has_the_batch_in_its_shapes() -> None:
+    blocks = decompose(Pairs(), torch.randn(3, 6))
+    assert [(block.in_shape, block.out_shape) for block in blocks] == [((6,), (4,)), ((4,), (5,)), ((5,), (2,))]
+
+
+class Repeated(nn.Module):
+    """Repeats a weight, of as many rows as the first batch that it is followed at has inputs, once an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+        self.token = nn.Parameter(torch.randn(2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x) + self.token.repeat(len(x), 1).reshape(len(x), 8))
+
+
+def test_the_rows_of_a_weight_are_no_batch() -> None:
+    model = Repeated()
+    described = describe(model, torch.randn(3, 6))
+    twin = rebuild(described.blueprint, described.weights(model))
+    for batch in (1, 2, 5):
+        inputs = torch.randn(batch, 6)
+        assert torch.equal(twin.eval()(inputs), model.eval()(inputs))

@@ -70,7 +70,7 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
     as it was; threads take turns. Raises DecompositionError if it cannot be traced, or differs between training and evaluation
     in more than flags and rates.
     """
-    _check_followable(model, wholes)
+    _check_followable(model)
     try:
         with _ALONE, _unchecked_types():
             try:
@@ -94,11 +94,10 @@ def _remedies(error: Exception) -> str:
     return _UNASSERTED if isinstance(error, AssertionError) else REMEDIES
 
 
-def _check_followable(model: nn.Module, wholes: Sequence[nn.Module]) -> None:
-    """Raise DecompositionError for a network whose forward() is no Python any more, but in `wholes`."""
+def _check_followable(model: nn.Module) -> None:
+    """Raise DecompositionError for a network whose forward() is no Python any more."""
     for name, module in model.named_modules():
-        # What torch.compile gives, whose class would take long to import.
-        compiled = hasattr(module, "_orig_mod") and all(module is not whole for whole in wholes)
+        compiled = hasattr(module, "_orig_mod")  # as what torch.compile gives, whose class would take long to import
         if compiled or (module is model and isinstance(module, torch.jit.ScriptModule)):
             what = "torch.compile" if compiled else "torch.jit"
             raise DecompositionError(

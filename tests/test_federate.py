@@ -179,15 +179,22 @@ class AtServer(Local):
     def server_step(self, server: Nothing, replies: Mapping[str, Nothing], view: ServerView) -> tuple[Nothing, Metrics]:
         if view.seed == 1:
             raise IndexError("of its own")
-        return server, {"said": choosy((64,), 4).train()(torch.zeros(1, 64)).tolist()}
+        return server, {"said": view.map(choose, [Nothing()] * 2, Nothing)}
 
 
-def test_a_network_that_fails_at_the_server_is_told_and_other_failures_are_left() -> None:
+def choose(job: Nothing, view: ServerView) -> Nothing:
+    choosy((64,), 4).train()(torch.zeros(1, 64))
+    return job
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_network_that_fails_at_the_server_is_told_and_other_failures_are_left(count: int) -> None:
     for seed, kind, told in (
         (0, ModelError, r"^the server in round 1: a network failed with IndexError: no such word\. Choose in clients\.models"),
         (1, IndexError, "of its own"),
     ):
         cohort = dataclasses.replace(make_cohort("mlp", clients=2), seed=seed)
-        engine = InProcess(AtServer(), Workers(cohort))
-        with pytest.raises(kind, match=told):
-            list(federate(AtServer(), engine, engine.server_view, list(cohort.networks), Schedule(1, 2), seed))
+        with Workers(cohort, count) as workers:
+            engine = InProcess(AtServer(), workers)
+            with pytest.raises(kind, match=told):
+                list(federate(AtServer(), engine, engine.server_view, list(cohort.networks), Schedule(1, 2), seed))

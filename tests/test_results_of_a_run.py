@@ -87,6 +87,19 @@ def test_a_number_that_one_example_alone_holds_is_tried_before_any_training() ->
         prepare(experiment)
 
 
+def columns(directory: str) -> Dataset:
+    """Rows of three measurements and the number of a category, in halves, or in the floats that numpy has."""
+    rows = torch.cat([torch.randn(240, 3), torch.arange(240)[:, None] % 5], 1)
+    return Dataset("columns", Examples(rows.to(getattr(torch, directory)), torch.arange(240) % 4), classes=4, mirror=False)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_rows_of_other_floats_are_tried_as_networks_take_them(dtype: str) -> None:
+    text = EXPERIMENT.replace('"toy_runs:quarters"', f'"{__name__}:columns"\ndir = "{dtype}"').replace('"cnn1", "mlp"', '"mlp"')
+    cohort = prepare(parse(text, "the test"))
+    assert len(cohort.federation.extremes) > 1
+
+
 def rare(directory: str) -> Dataset:
     """A set one of whose two classes has one example in 50."""
     return Dataset("rare", Examples(torch.randn(500, 4), (torch.arange(500) % 50 == 0).long()), classes=2, mirror=False)

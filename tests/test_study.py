@@ -24,10 +24,12 @@ from pfedhr.data import Dataset
 from pfedhr.disk import LockedError, locked
 from pfedhr.experiment_file import dump
 from pfedhr.launch import prepare, start
+from pfedhr.machine import machine, versions
 from pfedhr.parcel import pack
-from pfedhr.results import ResultsError, collect, data_of, read_results, told_runs, write_results
+from pfedhr.results import Results, ResultsError, collect, data_of, read_results, told_runs, write_results
 from pfedhr.run import read_rounds
 from pfedhr.study import Cell, Setting, StudyError, cells_of, is_finished, run_cells
+from pfedhr.watching import Silent
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +120,10 @@ def test_two_at_a_time_give_the_same_rows(cells: list[Cell], store: Path, tmp_pa
 
 
 class Stopped(Exception):
-    """The end of a process, as far as a run can tell."""
+    pass
 
 
-class StopAfterOneRound:
-    def begin(self, label: str, rounds: int, done: int) -> None: ...
-
+class StopAfterOneRound(Silent):
     def end_round(self, label: str, record: Mapping[str, Any]) -> None:
         raise Stopped
 
@@ -135,7 +135,11 @@ def test_a_cell_that_was_stopped_goes_on(cells: list[Cell], store: Path, tmp_pat
     assert not is_finished(tmp_path / cell.folder)
     assert len(read_rounds(tmp_path / cell.folder)) == 1
     run_cells(cells, tmp_path, 1, Told())
-    assert timeless(collect(cells, tmp_path)) == timeless(collect(cells, store))
+    found = collect(cells, tmp_path)
+    (stopped,) = [row for row in found.cells if row.folder == cell.folder]
+    assert (stopped.versions, stopped.machine) == (f"unknown; {versions()}", f"unknown; {machine()}")  # begun by no study
+    known = tuple(replace(row, versions=versions(), machine=machine()) for row in found.cells)
+    assert timeless(Results(known, found.clients)) == timeless(collect(cells, store))
 
 
 def faulty(directory: str) -> Dataset:
@@ -240,6 +244,8 @@ def test_a_run_says_of_all_who_made_it(cells: list[Cell], tmp_path: Path, monkey
             context.setattr("pfedhr.study.versions", lambda version=version: version)
             context.setattr("pfedhr.study._Makers.end_round", lambda *told: 1 / 0)
             assert "ZeroDivisionError" in run_cells(cells[:1], tmp_path, 1, Told())[cells[0].folder]
+    makers = tmp_path / cells[0].folder / "makers.json"
+    assert makers.exists()
     monkeypatch.setattr("pfedhr.study.versions", lambda: "three")
     assert run_cells(cells[:1], tmp_path, 1, Told()) == {}
     assert collect(cells[:1], tmp_path).cells[0].versions == "one; two; three"

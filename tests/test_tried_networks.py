@@ -51,26 +51,46 @@ def test_inputs_of_a_type_that_the_network_does_not_take_are_refused() -> None:
         check_network(ModelSpec(f"{__name__}:frozen", (1, 2, 2), 3), torch.zeros(2, 1, 2, 2))
 
 
-def branched(shape: tuple[int, ...], classes: int) -> nn.Module:
-    class Branched(nn.Module):
-        """Its last linear layer of that many outputs is not what it returns."""
+class Ending(nn.Module):
+    """A network whose last linear layer by name is its head, one beside it, or is not called."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.head, self.gate = nn.Linear(4, classes), nn.Linear(4, classes)
+    def __init__(self, classes: int, kind: str) -> None:
+        super().__init__()
+        self.head, self.kind = nn.Linear(4, classes), kind
+        if kind in ("beside", "uncalled"):
+            self.last = nn.Linear(4 if kind == "beside" else classes, classes)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(x.flatten(1)) * self.gate(x.flatten(1)).sigmoid()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.head(x.flatten(1)[:, None]).mean(1)
+        if self.kind == "beside":
+            logits = logits * self.last(x.flatten(1)).sigmoid()
+        return logits.log_softmax(1) if self.kind == "softmax" else logits
 
-    return Branched()
+
+def beside(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Ending(classes, "beside")
+
+
+def uncalled(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Ending(classes, "uncalled")
+
+
+def softmax(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Ending(classes, "softmax")
 
 
 def test_an_adapter_that_would_be_put_elsewhere_than_at_the_head_is_refused() -> None:
-    images = torch.randn(2, 1, 2, 2)
-    check_network(ModelSpec(f"{__name__}:branched", (1, 2, 2), 3), images)
-    check_network(ModelSpec(f"{__name__}:dropping", (1, 2, 2), 3, features=8), images)
-    with pytest.raises(ModelError, match=r"clients\.features = 8 would put an adapter into '.*branched' where its head is not"):
-        check_network(ModelSpec(f"{__name__}:branched", (1, 2, 2), 3, features=8), images)
+    images = torch.randn(1, 1, 2, 2).expand(2, -1, -1, -1)
+    for name in ("beside", "uncalled", "softmax"):
+        check_network(ModelSpec(f"{__name__}:{name}", (1, 2, 2), 3), images)
+    for name in ("dropping", "softmax"):  # what follows the head may be anything without weights
+        check_network(ModelSpec(f"{__name__}:{name}", (1, 2, 2), 3, features=8), images)
+    for name, why in (
+        ("beside", "other weights lie behind or beside its last .*, 'last'"),
+        ("uncalled", "'last', is not called"),
+    ):
+        with pytest.raises(ModelError, match=rf"clients\.features = 8 would put an adapter into '.*{name}' where .*{why}"):
+            check_network(ModelSpec(f"{__name__}:{name}", (1, 2, 2), 3, features=8), images)
 
 
 def dropping(shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -94,7 +94,7 @@ def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
     kinds = _kinds(Experiment, _method(table["algorithm"]["name"], place))
     for name, values in options.items():
         if name not in kinds:
-            raise ExperimentError(f"unknown field --{name} in {place}: {_known_beside(name, kinds)}")
+            raise _unknown(name, kinds, _method(table["algorithm"]["name"], place), place, "--")
         if not values or (len(values) > 1 and kinds[name] != tuple[str, ...]):
             raise ExperimentError(f"--{name} {' '.join(values)} in {place}: one value was expected, not {len(values)}")
         section, _, field = name.rpartition(".")
@@ -122,14 +122,19 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
         yield name, values
 
 
-def _known_beside(name: str, kinds: Iterable[str]) -> str:
-    """Return which field was meant, and those of its section; where there is no such section, where to read of all."""
+def _unknown(name: str, known: Iterable[str], method: type[Algorithm], place: str, before: str = "") -> ExperimentError:
+    """Return the error of a field that is not among `known`, all by their dotted names; `before` stands before names there."""
     section, _, field = name.rpartition(".")
-    known = [other.rpartition(".")[2] for other in kinds if section and other.rpartition(".")[0] == section]
-    if not known:
-        return f"{nearest(name, kinds, '--')}see --help"
-    near = nearest(field, [*known, *(["preset"] if section == "algorithm" else [])], f"--{section}.")
-    return f"{near}known are {', '.join(sorted(known))}"
+    beside = sorted(other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section)
+    if section != "algorithm" and (not beside or (before and not section)):  # all fields are too many for a line
+        return ExperimentError(f"unknown field {before}{name} in {place}: {nearest(name, known, before)}see --help")
+    meant = beside
+    if section == "algorithm":
+        beside = [other for other in beside if other != "name"]
+        meant = [*beside, *(["preset"] if method.presets else [])]
+    told = f"known are {', '.join(beside)}" if beside else f"{method.name} has no setting {field}"
+    prefix = f"{before}{section}." if section else before
+    return ExperimentError(f"unknown field {before}{name} in {place}: {nearest(field, meant, prefix)}{told}")
 
 
 def _kinds(cls: type, method: type[Algorithm], path: str = "") -> dict[str, Any]:
@@ -168,9 +173,7 @@ def _from_table(cls: Any, table: Any, path: str, place: str) -> Any:
     kinds = typing.get_type_hints(cls)
     for key in table:
         if key not in known:
-            names = f"known are {', '.join(sorted(known))}" if known else f"{cls.name} has no setting {key}"
-            near = nearest(key, {*known, "preset"} if path == "algorithm." else known, path)
-            raise ExperimentError(f"unknown field {path}{key} in {place}: {near}{names}")
+            raise _unknown(f"{path}{key}", [f"{path}{other}" for other in known], cls, place)
     return cls(**{key: _from_value(kinds[key], value, f"{path}{key}", place) for key, value in table.items()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pfedhr.errors import PfedhrError
@@ -39,6 +40,31 @@ def adapt(model: nn.Module, features: int, classes: int) -> None:
         own,
         nn.Sequential(nn.Linear(entering, features), nn.ReLU(), nn.Linear(features, classes)),
     )
+
+
+def check_adapted(model: nn.Module, classes: int, example: Tensor) -> None:
+    """Raise HeadError unless what `model` gives for `example` (n, ...) comes all through the adapter that `adapt` put in.
+
+    With the adapter's outputs held at zero, no other weight may have a gradient. What follows it may be any function without
+    weights, such as a softmax.
+    """
+    name = head_name(model, classes)
+    place, held = name.rpartition(".")[0], list[Tensor]()
+
+    def hold(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        held.append(torch.zeros_like(output))
+        return held[-1]
+
+    handle = _part(model, name).register_forward_hook(hold)
+    try:
+        with torch.enable_grad():
+            output = model(example.clone())
+    finally:
+        handle.remove()
+    if not held:
+        raise HeadError(f"its last linear layer of {classes} outputs, {place!r}, is not called")
+    if output.requires_grad:
+        raise HeadError(f"other weights lie behind or beside its last linear layer of {classes} outputs, {place!r}")
 
 
 class Extractor:

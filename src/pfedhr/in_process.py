@@ -16,7 +16,7 @@ from pfedhr.learning import Privacy, Training
 from pfedhr.models import ModelSpec, build
 from pfedhr.parcel import pack, unpack
 from pfedhr.processes import Processes
-from pfedhr.transport import Admit, Order, Report, handle
+from pfedhr.transport import Admit, Order, Report, failures_told, handle
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -170,7 +170,8 @@ def _step(cohort: Cohort, algorithm: Algorithm, client: str, order: Order, state
 
 def _work(cohort: Cohort, work: Callable[[Any, ServerView], Any], kind: type[Any], job: bytes, round: int) -> bytes:
     view = sequential(lambda map: cohort.server_view(round, map))
-    return pack(work(unpack(kind, job), view))
+    with failures_told(f"the server in round {round}"):
+        return pack(work(unpack(kind, job), view))
 
 
 def sequential(view_with: Callable[[Map], ServerView]) -> ServerView:

@@ -15,7 +15,7 @@ from pfedhr.algorithm import Algorithm, ServerView, Setup
 from pfedhr.algorithms.local import Local
 from pfedhr.algorithms.needs import choices, private_training, public_data
 from pfedhr.algorithms.private import weights_of
-from pfedhr.data import build_federation
+from pfedhr.data import build_federation, ready
 from pfedhr.disk import locked, write
 from pfedhr.experiment import Experiment
 from pfedhr.experiment_file import dump
@@ -81,7 +81,7 @@ def prepare(experiment: Experiment) -> Cohort:
     public_data(experiment.algorithm, setup)
     data = cohort.federation
     tell_unused(sum(len(one.train) + len(one.test) for one in data.clients.values()), data.unused)
-    example, extremes = setup.examples[:1], data.extremes
+    example, extremes = setup.examples[:1], ready(data.extremes, torch.device("cpu"))
     for network in sorted(set(networks.values()), key=lambda network: network.factory):
         check_network(network, torch.cat([example, example]))
         if len(extremes):

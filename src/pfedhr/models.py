@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pfedhr.errors import nearest
-from pfedhr.heads import Extractor, HeadError, adapt
+from pfedhr.heads import HeadError, adapt, check_adapted
 from pfedhr.imports import NotFoundError, imported
 from pfedhr.inference import LARGEST_BATCH, inference
 from pfedhr.seeding import seeded
@@ -65,7 +65,7 @@ def check_network(spec: ModelSpec, example: Tensor) -> None:
         with inference(model):
             _check_output(spec, model, example, "a batch of two")
         if spec.features:
-            _check_adapter(spec, model, example)
+            _check_adapter(spec, model.eval(), example)
         _check_output(spec, model.train(), example, "a batch of two in training")
 
 
@@ -143,13 +143,13 @@ def _equal(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def _check_adapter(spec: ModelSpec, model: nn.Module, example: Tensor) -> None:
-    """Raise ModelError unless the adapter, in the place of the last linear layer by name, gives what `model` returns."""
+    """Raise ModelError unless all that `model` computes comes through the adapter in the place of its last linear layer."""
     try:
-        Extractor(model, spec.classes).check(example)
+        check_adapted(model, spec.classes, example)
     except HeadError as error:
         raise ModelError(
-            f"clients.features = {spec.features} would put an adapter into {spec.factory!r} where its head is not: {error}; or "
-            f"set clients.features = 0"
+            f"clients.features = {spec.features} would put an adapter into {spec.factory!r} where its head is not: {error}; "
+            f"let it end in a linear layer that is the last by name, or set clients.features = 0"
         ) from error
 
 

@@ -228,7 +228,8 @@ class _Makers(Silent):
     def begin(self, label: str, rounds: int, done: int) -> None:
         """Add this process to those that have made the run."""
         here = {"versions": versions(), "machine": machine()}
-        before = self.all if self._file.exists() else here
+        unknown = dict.fromkeys(here, "unknown")  # of a run that was begun before makers were kept
+        before = self.all if self._file.exists() else unknown if done else here
         added = {what: "; ".join(dict.fromkeys([*before[what].split("; "), one])) for what, one in here.items()}
         write(self._file, json.dumps(added).encode())
 

@@ -23,7 +23,7 @@ from pfedhr.algorithms.per_class import ClassMeans, ClassTable, class_means, mer
 from pfedhr.algorithms.private import initial_weights, restore
 from pfedhr.algorithms.prototypes import Guided, NearestRow, pull
 from pfedhr.federate import Schedule
-from pfedhr.heads import Extractor
+from pfedhr.heads import Extractor, HeadError
 from pfedhr.in_process import InProcess, Workers
 from pfedhr.parcel import unpack
 from pfedhr.seeding import generator
@@ -217,3 +217,14 @@ def test_settings_out_of_range_are_refused(method) -> None:
     cohort = make_cohort("mlp")
     with pytest.raises(SettingError, match=f"algorithm.*{method.name}"):
         method.check(Setup(cohort.networks, cohort.federation.public, cohort.training, 4))
+
+
+def headless(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes), nn.Softmax(1))
+
+
+def test_a_network_whose_features_cannot_be_told_is_named() -> None:
+    cohort = make_cohort("mlp", f"{__name__}:headless")
+    setup = Setup(cohort.networks, cohort.federation.public, cohort.training, 4)
+    with pytest.raises(HeadError, match=r"the network '.*headless': the network's last linear layer, '1', is not what"):
+        FedGH().check(setup)

@@ -11,6 +11,7 @@ from toy import make_cohort
 from toy_rounds import run
 from toy_uploads import NOTHING, SMALL, initial_network, own_chain, sources, uploads_of
 
+from pfedhr.algorithms.candidates import tell_fewer
 from pfedhr.algorithms.lessons import Lesson, Taught
 from pfedhr.algorithms.local import Local, Own
 from pfedhr.algorithms.pfedhr import PFedHR
@@ -125,6 +126,7 @@ def test_the_large_cohort_variant_matches_each_client_against_its_own_weights() 
 
 
 def test_where_no_candidate_exists_fewer_groups_are_tried(caplog: pytest.LogCaptureFixture) -> None:
+    tell_fewer.cache_clear()
     cohort = make_cohort("mlp", clients=2)
     # Two chains of four: no candidate has five blocks, so no five groups can all be in one.
     for groups in (7, 5):

@@ -107,6 +107,46 @@ def test_a_network_that_returns_another_first_axis_is_refused_in_words() -> None
         decompose(Recurrent(states, False), SIGNALS)
 
 
+class Positioned(nn.Module):
+    """Adds one row to each input, and has 32 of them: forward() raises at the largest batch that it is followed at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.between, self.head = nn.Linear(6, 4), nn.Linear(4, 5), nn.Linear(5, 2)
+        self.rows = nn.Parameter(torch.randn(32, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.between(self.body(x) + self.rows[: len(x)]).relu())
+
+
+class Squeezed(nn.Module):
+    """Loses the axis of a batch of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv1d(3, 4, 8), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).squeeze())
+
+
+@pytest.mark.parametrize(("model", "example"), [(Positioned(), torch.randn(3, 6)), (Squeezed(), SIGNALS)], ids=["64", "1"])
+def test_what_cannot_run_at_some_size_is_cut_by_the_others(model: nn.Module, example: Tensor) -> None:
+    blocks = decompose(model, example)
+    assert len(blocks) == len([layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv1d)])
+    with inference(model):
+        assert torch.equal(run_chain(blocks, example), model(example))
+
+
+def test_a_batch_of_one_that_training_statistics_cannot_take_is_told() -> None:
+    class Normed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](nn.functional.batch_norm(self[0](x), None, None, training=True))
+
+    with pytest.raises(DecompositionError, match="cannot run on a batch of 1: ValueError: Expected more than 1 value"):
+        decompose(Normed(nn.Linear(6, 4), nn.Linear(4, 2)), torch.randn(3, 6))
+
+
 class Pairs(nn.Module):
     """Looks at every pair of inputs of a batch: (batch, batch, features) crosses, which is no shape that a block could have."""
 

@@ -95,9 +95,34 @@ def test_a_network_that_is_no_python_any_more_is_refused_in_words(make: object) 
     assert callable(make)
     plain = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
     for take in (describe, decompose):
-        with pytest.raises(DecompositionError, match=r"the network was made by torch\.(compile|jit).*give the network"):
+        with pytest.raises(DecompositionError, match=r"the network was made by torch\.(compile|jit).*give what it was made of"):
             take(make(plain), torch.randn(3, 6))
         take(plain, torch.randn(3, 6))
     inner = nn.Sequential(torch.compile(nn.Linear(6, 5)), nn.ReLU(), nn.Linear(5, 2))
     with pytest.raises(DecompositionError, match=r"^0 was made by torch\.compile"):
         decompose(inner, torch.randn(3, 6))
+
+
+def test_what_is_compiled_and_never_called_is_in_nobodys_way() -> None:
+    class Aside(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x).relu())
+
+    model = Aside(nn.Linear(6, 5), nn.Linear(5, 2))
+    model.aside = torch.compile(nn.Identity())
+    assert len(decompose(model, torch.randn(3, 6))) == 2
+
+
+def test_assertions_of_torch_are_not_taken_for_the_networks_own() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend, self.head = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            padding = torch.zeros(7, 4, dtype=torch.bool)
+            return self.head(self.attend(x, x, x, key_padding_mask=padding)[0].mean(1))
+
+    with pytest.raises(DecompositionError) as refusal:
+        decompose(Attending(), torch.randn(3, 4, 6))
+    assert "leave out assertions" not in str(refusal.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
@@ -15,6 +17,7 @@ from pfedhr.report.comparison import (
     structure_sheet,
 )
 from pfedhr.report.sheet import Sheet
+from pfedhr.report.study import _made
 from pfedhr.results import CellRow, ClientRow, Results, ResultsError
 from pfedhr.statistics import Interval
 
@@ -122,6 +125,15 @@ def test_unlike_seeds_are_told() -> None:
     assert structure_sheet(mixed, "x").only("method", "seeds").rows == [["local", "1"], ["pfedhr", "0,1"], ["fedmd", "0,1"]]
     assert server_sheet(mixed, "x").only("method", "seeds").rows == [["pfedhr", "0,1"], ["fedmd", "0,1"]]
     assert "seeds" not in (*structure_sheet(whole, "x").headings, *server_sheet(whole, "x").headings)
+
+
+def test_versions_are_told_once_each() -> None:
+    versions = ["one", "one; two", "two"]
+    cells = [
+        replace(row, folder=one, versions=one, machine="a", date="b")
+        for row, one in zip(results().cells, versions * 2, strict=True)
+    ]
+    assert _made(Results(tuple(cells), ()))["versions"] == "one; two"
 
 
 def test_structures_and_stages_have_their_means() -> None:

@@ -38,13 +38,16 @@ def search(
         if recipes:
             tell_fewer(limits.groups, count)
             return groups, recipes
+    tell_fewer(limits.groups, 0)
     return (), ()
 
 
 @functools.cache
 def tell_fewer(asked: int, made: int) -> None:
-    """Warn, once for all rounds and runs of a study, where there are fewer groups than were asked for."""
-    if made < asked:
+    """Warn, once a process for two numbers, where there are fewer groups than were asked for, 0 = no candidate at all."""
+    if not made:
+        LOG.warning("no candidate can be made of a round's blocks, so that its clients get no teachers: choose deeper networks")
+    elif made < asked:
         LOG.warning(
             "a round's blocks fall into %d groups, not into the %d of algorithm.groups: of more, no candidate has a block of "
             "every one; choose fewer, or deeper networks",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,21 @@ def check_inputs(place: str, inputs: Tensor) -> None:
                 f"{place} has NaN or infinity, or a number beyond float32, in the inputs of {count} of {len(inputs)} "
                 f"examples, the first at row {first}, counted from 0: leave those out, or fill them in"
             )
+
+
+def extremes(parts: Sequence[Tensor]) -> Tensor:
+    """Return the inputs (k, ...) of `parts`, each (n, ...), with the least and largest numbers, wherever these name things.
+
+    Such numbers are whole; in floats they lie in rows, (n, columns), perhaps beside measurements. None (0, ...) where all are
+    measurements, or images: of those, one shows as much as another.
+    """
+    some = parts[0]
+    if some.dtype in (torch.uint8, torch.bool) or (some.is_floating_point() and some.dim() > 2):
+        return some[:0]
+    inputs = torch.cat(list(parts))
+    whole = (inputs == inputs.round()).all(0) if some.is_floating_point() else torch.ones(some.shape[1:], dtype=torch.bool)
+    numbers = inputs[:, whole]
+    return inputs[torch.cat([numbers.argmin(0), numbers.argmax(0)]).unique()] if whole.any() else some[:0]
 
 
 @dataclass(frozen=True)

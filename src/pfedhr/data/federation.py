@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pfedhr.data.examples import DataError, Examples, Public, check_inputs, check_labels
+from pfedhr.data.examples import DataError, Examples, Public, check_inputs, check_labels, extremes
 from pfedhr.data.images import like
 from pfedhr.data.partition import ALPHAS, by_classes, dirichlet, holdout, iid, stratified
 from pfedhr.data.sources import Dataset, load
@@ -135,22 +135,8 @@ class Federation:
 
     @property
     def extremes(self) -> Tensor:
-        """The inputs (n, ...) that hold the least and the largest number at every place that holds numbers of things.
-
-        These are whole, if need be in floats beside measurements. None (0, ...) where all are measurements, or images: of
-        those, one shows as much as another.
-        """
-        parts = [examples.inputs for _, examples in self._parts()]
-        some = parts[0]
-        whole = torch.ones(some.shape[1:], dtype=torch.bool, device=some.device)
-        if some.is_floating_point():
-            for part in parts:
-                whole &= (part == part.round()).all(0)
-        if some.dtype in (torch.uint8, torch.bool) or not whole.any():
-            return some[:0]
-        inputs = torch.cat(parts)
-        numbers = inputs[:, whole]
-        return inputs[torch.cat([numbers.argmin(0), numbers.argmax(0)]).unique()]
+        """The inputs (n, ...) of the least and the largest numbers of things (`extremes`), among clients' and public ones."""
+        return extremes([examples.inputs for _, examples in self._parts()])
 
     @property
     def digests(self) -> dict[str, str]:

@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 
 from pfedhr.reassembly.modes import MODE
 from pfedhr.reassembly.operations import MATRIX_FUNCTIONS
-from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, DecompositionError, Mode, batch_first, shaped
-from pfedhr.reassembly.tracing import REMEDIES, Trace
+from pfedhr.reassembly.symbolic import DecompositionError, Mode, shaped
+from pfedhr.reassembly.tracing import REMEDIES, Trace, batch_first, misfit
 from pfedhr.reassembly.writing import WRITING, held_memory
 
 _VIEWS = ("view", "reshape", "flatten", "size", "contiguous")
@@ -37,10 +37,10 @@ def segments(name: str, trace: Trace) -> list[Segment]:
     if not isinstance(result, fx.Node) or not isinstance(shaped(result), Tensor):
         got = type(shaped(result) if isinstance(result, fx.Node) else result).__name__
         raise DecompositionError(f"{name} returns {got}, not one tensor. {REMEDIES}")
-    if not batch_first(result):
+    if (wrong := misfit(result)) is not None:
         raise DecompositionError(
-            f"{name} gives {tuple(shaped(result).shape)} for a batch of {EVALUATED_BATCHES[0]}: let forward() return the batch "
-            f"as the first axis, and no other that depends on it"
+            f"{name} gives {wrong[1]} for a batch of {wrong[0]}: let forward() return the batch as the first axis, and no "
+            f"other that depends on it"
         )
     steps = [node for node in graph.nodes if node.op in ("call_module", "call_function", "call_method") and node.target != MODE]
     place = {source: -1} | {node: at for at, node in enumerate(steps)}

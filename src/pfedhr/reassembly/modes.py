@@ -7,10 +7,14 @@ from typing import Any
 
 from torch import fx
 
-from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, ModesDiffer
+from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, DecompositionError
 
 MODE = "pfedhr_mode"
 """The name under which a graph asks whether it is in training."""
+
+
+class ModesDiffer(DecompositionError):
+    """A network that computes something else in training than in evaluation."""
 
 
 def merge_modes(trained: fx.Graph, evaluated: fx.Graph) -> None:

@@ -33,10 +33,6 @@ class DecompositionError(PfedhrError):
     """A network that cannot be cut; the message names the place and the remedies."""
 
 
-class ModesDiffer(DecompositionError):
-    """A network that computes something else in training than in evaluation."""
-
-
 class Mode(nn.Module):
     """Tells a graph whether it is in training."""
 
@@ -48,19 +44,6 @@ class Mode(nn.Module):
 def shaped(node: fx.Node) -> Any:
     """Return the value of `node` at the first batch size: a tensor without numbers, or what the graph computes with."""
     return node.meta["values"][0]
-
-
-def batch_first(node: fx.Node) -> bool:
-    """Return whether `node`, of a graph in evaluation, is a tensor whose first axis is the batch; no other may depend on it.
-
-    Elsewhere a block would mix what belongs to different inputs: (layers, batch, features) of a recurrent layer,
-    (batch * length, features) of a reshape.
-    """
-    values = node.meta["values"]
-    first = values[0]
-    # At a size at which forward() raises, the first value stands; a weight has the same one everywhere.
-    sizes = {id(value): (value, n) for value, n in zip(values[::-1], EVALUATED_BATCHES[::-1], strict=True)}.values()
-    return len(sizes) > 1 and all(isinstance(one, Tensor) and tuple(one.shape) == (n, *first.shape[1:]) for one, n in sizes)
 
 
 class _Value(Written):

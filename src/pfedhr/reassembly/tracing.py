@@ -17,14 +17,12 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from pfedhr.reassembly.batch_sizes import sizes_may_be_values
-from pfedhr.reassembly.modes import merge_modes
+from pfedhr.reassembly.modes import ModesDiffer, merge_modes
 from pfedhr.reassembly.symbolic import (
     EVALUATED_BATCHES,
     TRAINED_BATCHES,
     DecompositionError,
-    ModesDiffer,
     ShapeTracer,
-    batch_first,
     shaped,
 )
 from pfedhr.reassembly.writing import write_where_seen
@@ -70,7 +68,6 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
     as it was; threads take turns. Raises DecompositionError if it cannot be traced, or differs between training and evaluation
     in more than flags and rates.
     """
-    _check_followable(model)
     try:
         with _ALONE, _unchecked_types():
             try:
@@ -79,6 +76,7 @@ def trace(model: nn.Module, example: Tensor, wholes: Sequence[nn.Module] = ()) -
                 # A module with weights of its own may compute what cannot be followed, yet run well as one operation.
                 found = _trace_modes(model, example, wholes, owners_whole=True)
     except Exception as error:
+        _check_followable(model)
         words = " ".join(str(error).split()).rstrip(".")
         reason = words if isinstance(error, DecompositionError) else f"{type(error).__name__}{words and ': ' + words}"
         raise DecompositionError(f"{type(model).__name__} cannot be traced: {reason}. {_remedies(error)}") from error
@@ -91,18 +89,20 @@ def _remedies(error: Exception) -> str:
         return _ALIKE
     if any(frame.f_globals.get("__name__") == nn.utils.rnn.__name__ for frame, _ in walk_tb(error.__traceback__)):
         return _PADDED
-    return _UNASSERTED if isinstance(error, AssertionError) else REMEDIES
+    *_, (raising, _) = walk_tb(error.__traceback__)
+    own = isinstance(error, AssertionError) and str(raising.f_globals.get("__name__")).partition(".")[0] != "torch"
+    return _UNASSERTED if own else REMEDIES
 
 
 def _check_followable(model: nn.Module) -> None:
-    """Raise DecompositionError for a network whose forward() is no Python any more."""
+    """Raise DecompositionError if a network that could not be followed holds what is no Python any more."""
     for name, module in model.named_modules():
         compiled = hasattr(module, "_orig_mod")  # as what torch.compile gives, whose class would take long to import
-        if compiled or (module is model and isinstance(module, torch.jit.ScriptModule)):
+        if compiled or isinstance(module, torch.jit.ScriptModule):
             what = "torch.compile" if compiled else "torch.jit"
             raise DecompositionError(
-                f"{name or 'the network'} was made by {what}, and its forward() cannot be followed. Remedy: give the network "
-                f"that it was made of, which may be compiled where it runs"
+                f"{name or 'the network'} was made by {what}, and its forward() cannot be followed. Remedy: give what it was "
+                f"made of, which may be compiled where it runs"
             )
 
 
@@ -212,3 +212,30 @@ def _take_sizes_where_used(graph: fx.Graph) -> None:
                 node.replace_input_with(size, taken)
         last = node if node.op != "output" and batch_first(node) else last
     _drop_unused_sizes(graph)
+
+
+def batch_first(node: fx.Node) -> bool:
+    """Return whether `node`, of a graph in evaluation, is a tensor whose first axis is the batch; no other may depend on it.
+
+    Elsewhere a block would mix what belongs to different inputs: (layers, batch, features) of a recurrent layer,
+    (batch * length, features) of a reshape.
+    """
+    first, *others = node.meta["values"]
+    if not isinstance(first, Tensor) or misfit(node):
+        return False
+    return any(other.shape != first.shape for other in others)  # which those of a weight are not
+
+
+def misfit(node: fx.Node) -> tuple[int, tuple[int, ...]] | None:
+    """Return a batch size and the shape of the tensor `node` there, if its first axis is not the batch, or others depend on it.
+
+    At a size at which forward() raised, all shapes are those of the first; in a batch of one squeeze() may have lost the axis:
+    both run as they always do, and whoever runs them is told.
+    """
+    first = tuple(node.meta["values"][0].shape)
+    for value, n in zip(node.meta["values"], EVALUATED_BATCHES, strict=True):
+        shape = tuple(value.shape)
+        allowed = {(n, *first[1:])} if value is node.meta["values"][0] else {(n, *first[1:]), first}
+        if shape not in allowed and not (n == 1 and shape == first[1:]):
+            return n, shape
+    return None

@@ -16,7 +16,7 @@ _LATEX = {
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
 }
 _MARKDOWN = {"|": r"\|", "<": "&lt;", "\\": r"\\", "&": "&amp;"}
-"""What names may hold and would end a cell or vanish in Markdown, whose emphasis and code cells may have."""
+"""What names may hold and would end a cell or vanish in Markdown, whose emphasis cells may have."""
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,15 @@ def _made(results: Results) -> dict[str, str]:
     days = sorted({row.date for row in runs})
     return {
         "runs": f"{len(runs)}, {seconds / 60:.0f} minutes of one core together, evaluations and data apart",
-        "versions": "; ".join(sorted({row.versions for row in runs})),
-        "machine": "; ".join(sorted({row.machine for row in runs})),
+        "versions": _each(row.versions for row in runs),
+        "machine": _each(row.machine for row in runs),
         "date": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
     }
+
+
+def _each(told: Iterable[str]) -> str:
+    """Return every version or machine once: a run that was stopped may have several."""
+    return "; ".join(sorted({one for several in told for one in several.split("; ")}))
 
 
 def check_kept(cells: Iterable[Cell], store: Path, folder: Path, tables: Mapping[Path, Collection[str]]) -> None:

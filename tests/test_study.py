@@ -244,8 +244,7 @@ def test_a_run_says_of_all_who_made_it(cells: list[Cell], tmp_path: Path, monkey
             context.setattr("pfedhr.study.versions", lambda version=version: version)
             context.setattr("pfedhr.study._Makers.end_round", lambda *told: 1 / 0)
             assert "ZeroDivisionError" in run_cells(cells[:1], tmp_path, 1, Told())[cells[0].folder]
-    makers = tmp_path / cells[0].folder / "makers.json"
-    assert makers.exists()
+    assert (tmp_path / cells[0].folder / "makers.json").exists()
     monkeypatch.setattr("pfedhr.study.versions", lambda: "three")
     assert run_cells(cells[:1], tmp_path, 1, Told()) == {}
     assert collect(cells[:1], tmp_path).cells[0].versions == "one; two; three"

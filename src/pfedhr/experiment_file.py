@@ -91,10 +91,11 @@ def override(experiment: Experiment, words: Sequence[str]) -> Experiment:
         table["algorithm"] = {"name": method[0]}
     if preset := options.pop("algorithm.preset", []):
         table["algorithm"] |= _preset(_method(table["algorithm"]["name"], place), " ".join(preset), place)
-    kinds = _kinds(Experiment, _method(table["algorithm"]["name"], place))
+    method = _method(table["algorithm"]["name"], place)
+    kinds = _kinds(Experiment, method)
     for name, values in options.items():
         if name not in kinds:
-            raise _unknown(name, kinds, _method(table["algorithm"]["name"], place), place, "--")
+            raise _unknown(name, kinds, method, place, "--")
         if not values or (len(values) > 1 and kinds[name] != tuple[str, ...]):
             raise ExperimentError(f"--{name} {' '.join(values)} in {place}: one value was expected, not {len(values)}")
         section, _, field = name.rpartition(".")

@@ -7,7 +7,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from pfedhr.algorithm import Metrics
 from pfedhr.errors import PfedhrError, RunError
 from pfedhr.federate import RoundResult
 from pfedhr.statistics import mean_or_none
@@ -21,10 +20,9 @@ class MetricError(PfedhrError):
 
 
 def record(result: RoundResult) -> dict[str, Any]:
-    """Return the line of rounds.jsonl: accuracy is over all clients, at their last evaluation; `active`: who trained now;
-    `told`: what a client's step tells beside.
+    """Return the line of rounds.jsonl: accuracy is over all clients, at their last evaluation; `active`: who trained now.
 
-    Raises MetricError for a method's metric that has no place in it.
+    `told`: what clients' steps tell beyond what has a place of its own. Raises MetricError for a method's metric that has none.
     """
     trained = {client: metrics for client, metrics in result.clients.items() if "train_seconds" in metrics}
     scored = {client: scores.own.accuracy for client, scores in sorted(result.scores.items())}
@@ -32,7 +30,7 @@ def record(result: RoundResult) -> dict[str, Any]:
     spread = {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "min": min(values)} if values else None
     accuracy = spread and {**spread, "active": active}
     losses = {client: metrics.get("loss") for client, metrics in trained.items()}
-    told = {client: beyond for client, metrics in trained.items() if (beyond := _beyond(metrics))}
+    beyond = {client: {name: metrics[name] for name in metrics if name not in PLACED} for client, metrics in trained.items()}
     own = {
         "round": result.round,
         "seconds": result.seconds,
@@ -47,10 +45,10 @@ def record(result: RoundResult) -> dict[str, Any]:
         "accuracy": accuracy,
         "declined": [client for client, metrics in trained.items() if metrics.get("declined")],
         "losses": losses,
-        "told": told,
+        "told": {client: metrics for client, metrics in beyond.items() if metrics},
     }
-    for client in trained:
-        for name, value in {"loss": losses[client], **told.get(client, {})}.items():
+    for client, metrics in trained.items():
+        for name, value in metrics.items():
             _check(name, value, f"the method's client_step (client {client}, round {result.round})")
     for name, value in result.server.items():
         _check(name, value, f"the method's server_step (round {result.round})")
@@ -60,11 +58,6 @@ def record(result: RoundResult) -> dict[str, Any]:
                 f"it another name"
             )
     return own | result.server
-
-
-def _beyond(metrics: Metrics) -> Metrics:
-    """Return what a client's step tells beyond what every record has a place for."""
-    return {name: value for name, value in metrics.items() if name not in PLACED}
 
 
 def _check(name: str, value: Any, place: str) -> None:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from traceback import walk_tb
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -19,7 +18,7 @@ from torch import nn
 from pfedhr.algorithm import Algorithm, ClientView, Metrics
 from pfedhr.algorithms.needs import covered
 from pfedhr.data import Examples
-from pfedhr.errors import PfedhrError, RunError
+from pfedhr.errors import PfedhrError, RunError, raised_through
 from pfedhr.learning import Score, TrainingError, evaluate
 from pfedhr.parcel import ParcelError, pack, unpack
 from pfedhr.zoo import ModelError
@@ -97,7 +96,7 @@ def failures_told(where: str) -> Generator[None]:
     except PfedhrError:
         raise
     except Exception as error:
-        if all(frame.f_globals.get("__name__") != nn.Module.__module__ for frame, _ in walk_tb(error.__traceback__)):
+        if nn.Module.__module__ not in raised_through(error):
             raise  # no network has failed, so it is not for the user to mend
         raise ModelError(
             f"{where}: a network failed with {type(error).__name__}: {' '.join(str(error).split())}. Choose in clients.models "

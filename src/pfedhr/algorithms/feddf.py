@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pfedhr.algorithm import ClientView, Metrics, PublicUse, ServerView, Setup
 from pfedhr.algorithms.admission import unfit
 from pfedhr.algorithms.held import Held, KeepsShared
+from pfedhr.algorithms.lessons import among
 from pfedhr.algorithms.needs import above_zero, at_least, public_batches
 from pfedhr.algorithms.private import common_weights, or_common, train_privately, weights_of
 from pfedhr.algorithms.public_training import finite, towards, train_publicly
@@ -144,9 +145,9 @@ class FedDF(KeepsShared):
             fused = {structure: one.weights for structure, one in distilled.items() if one.loss is not None}
             losses = {structure[:12]: one.loss for structure, one in distilled.items() if one.loss is not None}
         structures = server.structures | {client: one.structure for client, one in sent.items()}
-        used = set(structures.values())  # a client may come with another network: what none has any more is forgotten
-        known, fused = ({one: held[one] for one in sorted(used & held.keys())} for held in (known, server.fused | fused))
-        return Fusions(known, fused, structures), {"distil_loss": losses, **watch.seconds}
+        used = set(structures.values())
+        after = Fusions(among(used, known), among(used, server.fused | fused), structures)
+        return after, {"distil_loss": losses, **watch.seconds}
 
     def _distil(
         self, fused: Mapping[str, Tensors], known: Mapping[str, Blueprint], said: Tensor, view: ServerView

@@ -188,11 +188,11 @@ def build_federation(data: DataOptions, public: PublicOptions, clients: int, see
     for number, share in enumerate(shares):
         client = f"client{number:0{width}}"
         if len(share) < 2:
-            by_classes = ", or data.partition = iid or dirichlet, for by classes no shard is larger than the scarcest allows"
+            instead = ", or data.partition = iid or dirichlet, for by classes no shard is larger than the scarcest allows"
             raise DataError(
                 f"{client} is left with {len(share)} of {len(pool)} private examples, and needs two, one to be tested on: "
                 "raise data.examples or data.shard_size, where they are above 0, or choose fewer clients (clients.count)"
-                f"{by_classes if data.partition == 'classes' else ''}"
+                f"{instead if data.partition == 'classes' else ''}"
             )
         train, test = holdout(pool.labels[share], data.test_share, generator(seed, "holdout", client))
         held[client] = ClientData(pool.take(share[train]), pool.take(share[test]))

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from traceback import walk_tb
 from typing import Any
 
 import jaxtyping
@@ -16,15 +15,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
+from pfedhr.errors import raised_through
 from pfedhr.reassembly.batch_sizes import sizes_may_be_values
 from pfedhr.reassembly.modes import ModesDiffer, merge_modes
-from pfedhr.reassembly.symbolic import (
-    EVALUATED_BATCHES,
-    TRAINED_BATCHES,
-    DecompositionError,
-    ShapeTracer,
-    shaped,
-)
+from pfedhr.reassembly.symbolic import EVALUATED_BATCHES, TRAINED_BATCHES, DecompositionError, ShapeTracer, shaped
 from pfedhr.reassembly.writing import write_where_seen
 
 BLOCKS_BY_HAND = (
@@ -87,10 +81,10 @@ def _remedies(error: Exception) -> str:
     """Return what may be done where a trace ended in `error`."""
     if isinstance(error, ModesDiffer):
         return _ALIKE
-    if any(frame.f_globals.get("__name__") == nn.utils.rnn.__name__ for frame, _ in walk_tb(error.__traceback__)):
+    through = raised_through(error)
+    if nn.utils.rnn.__name__ in through:
         return _PADDED
-    *_, (raising, _) = walk_tb(error.__traceback__)
-    own = isinstance(error, AssertionError) and str(raising.f_globals.get("__name__")).partition(".")[0] != "torch"
+    own = isinstance(error, AssertionError) and through[-1].partition(".")[0] != "torch"
     return _UNASSERTED if own else REMEDIES
 
 

@@ -10,12 +10,14 @@ from rich.table import Table
 
 from pfedhr.report.console import LAYOUT
 
-_LATEX = {
-    **{letter: f"\\{letter}" for letter in "%_&#${}"},
-    **{"±": r"$\pm$", "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
-}
-_MARKDOWN = {"|": r"\|", "<": "&lt;", "\\": r"\\", "&": "&amp;"}
+_LATEX = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "%_&#${}"},
+        **{"±": r"$\pm$", "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+    }
+)
+_MARKDOWN = str.maketrans({"|": r"\|", "<": "&lt;", "\\": r"\\", "&": "&amp;"})
 """What names may hold and would end a cell or vanish in Markdown, whose emphasis cells may have."""
 
 
@@ -49,25 +51,23 @@ class Sheet:
         """Return the table as GitHub's Markdown under its title."""
 
         def line(cells: Sequence[str]) -> str:
-            return f"| {' | '.join(cells)} |\n"
-
-        def text(cell: str) -> str:
-            return "".join(_MARKDOWN.get(letter, letter) for letter in cell)
+            return f"| {' | '.join(cell.translate(_MARKDOWN) for cell in cells)} |\n"
 
         marks = ["---", *(["---:"] * (len(self.headings) - 1))]
-        lines = map(line, [[*map(text, self.headings)], marks, *([*map(text, row)] for row in self.rows)])
-        return f"**{text(self.title)}**\n\n" + "".join(lines)
+        return f"**{self.title.translate(_MARKDOWN)}**\n\n" + "".join(map(line, [self.headings, marks, *self.rows]))
 
     def latex(self) -> str:
         """Return the table in LaTeX, its title as the caption (booktabs)."""
 
-        def text(cell: str) -> str:
-            return "".join(_LATEX.get(letter, letter) for letter in cell)
-
         def line(cells: Sequence[str]) -> str:
-            return " & ".join(map(text, cells)) + r" \\"
+            return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
 
         columns = "l" + "r" * (len(self.headings) - 1)
-        head = [r"\begin{table}", rf"\caption{{{text(self.title)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+        head = [
+            r"\begin{table}",
+            rf"\caption{{{self.title.translate(_LATEX)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+        ]
         body = [line(self.headings), r"\midrule", *map(line, self.rows)]
         return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
